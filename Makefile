@@ -1,0 +1,60 @@
+# Everything here needs Python 3.11 or newer and make. The first target that runs sets up .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+TORCH := torch==2.13.0+cpu
+# Where PyTorch publishes its CPU builds; asked only if pip's own configuration has none.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+export DAGSTER_DISABLE_TELEMETRY := yes
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help setup demo dev test lint format bench chaos lock clean
+
+help:  ## say what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## create .venv with everything pinned
+
+$(STAMP): requirements/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-deps "$(TORCH)" 2>/dev/null \
+	  || $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) "$(TORCH)"
+	$(BIN)/pip install --quiet --no-deps -r requirements/lock.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup  ## land three days of articles, summarize them, read them back with SQL
+	$(BIN)/overnight demo
+
+dev: setup  ## the Dagster UI on http://127.0.0.1:3000, warm engines, the warehouse up
+	$(BIN)/overnight dev
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## measure, side by side with the peers
+	$(BIN)/python -m tests.benchmarks
+
+chaos: setup  ## the full kill sweeps
+	$(BIN)/python -m pytest -m sweep --override-ini timeout=3600
+
+lock:  ## resolve requirements/lock.txt anew (needs uv)
+	uv pip compile pyproject.toml --extra cpu --group dev --override requirements/overrides.txt \
+	  --python-version 3.11 --no-emit-package torch --no-annotate --no-header \
+	  --output-file requirements/lock.txt
+
+clean:  ## remove the virtual environment and all local state
+	rm -rf $(VENV) .overnight .pytest_cache .mypy_cache .ruff_cache .hypothesis

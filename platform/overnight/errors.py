@@ -1,0 +1,85 @@
+"""The errors that Overnight raises: what happened, where, and what to do next.
+
+Every error that a person can cause or has to act on is an `OvernightError`.
+Programming errors stay the built-in exceptions they are.
+"""
+
+from __future__ import annotations
+
+
+class OvernightError(Exception):
+    """Base of the family; `retryable` says whether the same call may succeed later."""
+
+    retryable: bool = False
+
+
+class ConfigError(OvernightError):
+    """A setting, a job declaration or a command line is wrong."""
+
+
+class SourceError(OvernightError):
+    """Input cannot be read as declared: names the file and, where known, row, column and value."""
+
+
+class NotLandedError(SourceError):
+    """Nothing has landed for a partition; says where it was looked for."""
+
+
+class SourceChangedError(SourceError):
+    """A landing file was replaced while it was being read."""
+
+    retryable = True
+
+
+class TooManyRejectsError(SourceError):
+    """More rows broke the input contract than the job allows."""
+
+
+class ContractError(OvernightError):
+    """Staged output breaks its contract, or a contract cannot become a table."""
+
+
+class ReconciliationError(OvernightError):
+    """Rows are missing, duplicated or came from nowhere (promise 1)."""
+
+
+class ModelError(OvernightError):
+    """A model is missing or is not the one that was declared."""
+
+
+class EngineDied(OvernightError):  # noqa: N818 - an event the worker handles, not a fault of the caller
+    """The engine is gone; everything it held is undecided."""
+
+    retryable = True
+
+
+class EngineBrokenError(OvernightError):
+    """The engine keeps failing whatever it is given: infrastructure, not rows."""
+
+    retryable = True
+
+
+class WorkersLostError(OvernightError):
+    """No worker is left to go on with."""
+
+    retryable = True
+
+
+class StoreError(OvernightError):
+    """The store cannot be reached or refuses an operation."""
+
+    retryable = True
+
+
+class WarehouseUnavailableError(OvernightError):
+    """The warehouse did not answer within the bounded retries; says where it was tried."""
+
+    retryable = True
+
+
+class PartitionBusyError(OvernightError):
+    """Another attempt is working on this partition right now."""
+
+
+class StaleAttemptError(OvernightError):
+    """A newer attempt exists; this one may not publish (promise 8)."""
