@@ -1,0 +1,54 @@
+"""Forgetting what a journal holds once its rows have been published for long enough."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from overnight.journal.shard import is_shard_name
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable
+
+    from overnight.store import Store
+
+
+def collect(
+    store: Store,
+    *,
+    published: Iterable[tuple[str, str, dt.datetime]],
+    retention: dt.timedelta,
+    now: dt.datetime,
+) -> int:
+    """Delete the shards that a publication made superfluous, of every fingerprint.
+
+    A shard goes when its partition was published after it was written, and at least
+    `retention` ago. Partitions that are not named here are not touched.
+
+    Args:
+        store: Where the journals are.
+        published: (job, partition, when it was published last; aware) triples.
+        retention: How long to keep shards after the publication.
+        now: The time, aware.
+
+    Returns:
+        How many shards were deleted.
+
+    Raises:
+        StoreError: if the store fails; what was deleted stays deleted.
+    """
+    expired: dict[str, dict[str, dt.datetime]] = {}
+    for job, partition, when in published:
+        if when + retention < now:
+            expired.setdefault(job, {})[partition] = when
+    deleted = 0
+    for job, partitions in expired.items():
+        doomed = []
+        for entry in store.list(f"journal/{job}"):
+            partition, name = entry.key.split("/")[-2:]
+            published_at = partitions.get(partition)
+            if published_at and entry.modified < published_at and is_shard_name(name):
+                doomed.append(entry.key)
+        store.delete(doomed)
+        deleted += len(doomed)
+    return deleted

@@ -1,0 +1,280 @@
+"""Appending to a journal: records gather in memory, a background thread makes them durable.
+
+How often decides what a kill -9 costs, and what durability costs while nothing goes wrong. A
+flush is therefore as frequent as it can be while taking about 5% of the time: about every
+0.1 s on a local disk, every 2 s on an object store. Shards that small would be 300,000 files
+after a night, so the writer merges its own, sixteen at a time, into ever larger ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from overnight.crashpoints import reach, register
+from overnight.errors import StoreError
+from overnight.journal import shard
+from overnight.journal.merge import Merger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    import pyarrow as pa
+
+    from overnight.store import Store
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SHARE = 20
+"""The interval in flushes' costs: 20 keeps flushing at about 5% of the time."""
+SHORTEST_INTERVAL = 0.1
+LONGEST_INTERVAL = 10.0
+_FLUSH_BYTES = 32 << 20
+_MAX_BUFFERED_BYTES = 256 << 20
+_RETRY_WAITS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+register("journal.before_put", "journal.after_put")
+
+T = TypeVar("T")
+
+
+class JournalWriter:
+    """Appends records to one journal. Thread-safe; use it as a context manager or `close` it.
+
+    A record is durable once `flush` returned or `flushed` counts it. When the store still
+    fails after the bounded retries, the writer is broken: every later `append`, `flush` and
+    `close` raises that StoreError.
+    """
+
+    def __init__(  # noqa: PLR0913 - made by `Journal.writer`, which documents them
+        self,
+        store: Store,
+        prefix: str,
+        *,
+        attempt: int,
+        worker: str,
+        on_flushed: Callable[[int], None] | None = None,
+        interval: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        retry_waits: tuple[float, ...] = _RETRY_WAITS,
+    ) -> None:
+        """See `Journal.writer`; `retry_waits` are the seconds between tries of a failed write."""
+        shard.check_worker(worker)
+        self._store = store
+        self._prefix = prefix
+        self._attempt = attempt
+        self._worker = worker
+        self._on_flushed = on_flushed
+        self._fixed_interval = interval
+        self._clock = clock
+        self._retry_waits = retry_waits
+        # Guarded by the condition:
+        self._changed = threading.Condition()
+        self._buffer: list[pa.Table] = []
+        self._buffered_bytes = 0
+        self._schema: pa.Schema | None = None
+        self._appended = 0
+        self._flushed = 0
+        self._wanted = 0
+        self._closing = False
+        self._error: Exception | None = None
+        # The background thread's own:
+        self._cost = 0.0
+        self._next_flush = clock()
+        self._sequence = 0
+        self._merger = Merger(store, prefix, self._put_new)
+        self._thread = threading.Thread(target=self._run, name=f"journal-{worker}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; what was appended is kept even if the block failed."""
+        self.close()
+
+    def append(self, table: pa.Table) -> int:
+        """Take records in; they become durable within an interval.
+
+        Costs microseconds, unless so much waits for a store that does not keep up that the
+        memory must be bounded: then it waits.
+
+        Args:
+            table: The columns of `RECORD_SCHEMA` (any castable types), then the payload; the
+                same schema every time.
+
+        Returns:
+            How many rows have been appended so far: durable once `flushed` reaches it.
+
+        Raises:
+            StoreError: if the store failed for good.
+            ValueError: if the table is not one of records, or its schema has changed.
+            RuntimeError: if the writer is closed.
+        """
+        table = shard.conform(table)
+        with self._changed:
+            self._check_schema(table.schema)
+            while self._buffered_bytes > _MAX_BUFFERED_BYTES and not self._broken():
+                self._changed.wait()
+            self._raise_if_broken()
+            if self._closing:
+                message = "this journal writer is closed"
+                raise RuntimeError(message)
+            if table.num_rows:
+                self._buffer.append(table)
+                self._buffered_bytes += table.nbytes
+                self._appended += table.num_rows
+                if len(self._buffer) == 1 or self._buffered_bytes > _FLUSH_BYTES:
+                    self._changed.notify_all()
+            return self._appended
+
+    def flush(self) -> None:
+        """Wait until everything appended so far is durable.
+
+        Raises:
+            StoreError: if the store failed for good.
+        """
+        with self._changed:
+            target = self._appended
+            self._wanted = max(self._wanted, target)
+            self._changed.notify_all()
+            while self._flushed < target and not self._broken():
+                self._changed.wait()
+            self._raise_if_broken()
+
+    def flushed(self) -> int:
+        """How many rows are durable: the first so many that were appended."""
+        with self._changed:
+            return self._flushed
+
+    def close(self) -> None:
+        """Flush and stop; safe to call twice.
+
+        Raises:
+            StoreError: if the store failed for good.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._raise_if_broken()
+
+    def _check_schema(self, schema: pa.Schema) -> None:
+        if self._schema is None:
+            self._schema = schema
+        elif not schema.equals(self._schema):
+            message = f"journal records changed their columns: {schema} after {self._schema}"
+            raise ValueError(message)
+
+    def _broken(self) -> bool:
+        return self._error is not None
+
+    def _raise_if_broken(self) -> None:
+        if isinstance(self._error, StoreError):
+            raise StoreError(str(self._error)) from self._error
+        if self._error is not None:
+            message = f"the journal's background thread failed: {self._error!r}"
+            raise StoreError(message) from self._error
+
+    # The background thread from here on.
+
+    def _run(self) -> None:
+        try:
+            while (tables := self._next_tables()) is not None:
+                started = self._clock()
+                self._write(tables)
+                self._pace(started)
+                self._acknowledge(sum(table.num_rows for table in tables))
+                self._merger.step(hurry=self._someone_waits())
+        except Exception as error:  # noqa: BLE001 - it is raised again in the caller's thread
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _next_tables(self) -> list[pa.Table] | None:
+        """Wait for work; what to write now, or None when closed and done."""
+        with self._changed:
+            while not self._due():
+                if self._closing and not self._buffer:
+                    return None
+                waiting = self._next_flush - self._clock() if self._buffer else None
+                self._changed.wait(waiting)
+            tables, self._buffer = self._buffer, []
+            return tables
+
+    def _someone_waits(self) -> bool:
+        with self._changed:
+            return self._closing or self._wanted > self._flushed
+
+    def _due(self) -> bool:
+        if not self._buffer:
+            return False
+        return (
+            self._closing
+            or self._wanted > self._flushed
+            or self._buffered_bytes > _FLUSH_BYTES
+            or self._clock() >= self._next_flush
+        )
+
+    def _write(self, tables: list[pa.Table]) -> None:
+        key = self._put_new(shard.encode(self._prefix, tables))
+        self._merger.add(key, sum(table.nbytes for table in tables))
+
+    def _put_new(self, data: bytes) -> str:
+        """Write a shard under a name that nobody else has; returns its key."""
+        while True:
+            self._sequence += 1
+            name = shard.shard_name(self._attempt, self._worker, self._sequence, data)
+            key = f"{self._prefix}/{name}"
+            reach("journal.before_put")
+            if self._retried(functools.partial(self._put_once, key, data)):
+                reach("journal.after_put")
+                return key
+
+    def _put_once(self, key: str, data: bytes) -> bool:
+        try:
+            self._store.put(key, data, create=True)
+        except FileExistsError:
+            # Ours, if an earlier try's answer was lost; otherwise a namesake's: take the next.
+            return self._store.get(key) == data
+        return True
+
+    def _retried(self, call: Callable[[], T]) -> T:
+        for wait in self._retry_waits:
+            try:
+                return call()
+            except StoreError as error:
+                if not error.retryable:
+                    raise
+                logger.warning("journal: %s; trying again in %g s", error, wait)
+                time.sleep(wait)
+        return call()
+
+    def _pace(self, started: float) -> None:
+        ended = self._clock()
+        cost = ended - started
+        # Half the old, half the new: one slow write does not slow the next ten minutes down.
+        self._cost = cost if self._cost == 0 else (self._cost + cost) / 2
+        interval = self._fixed_interval
+        if interval is None:
+            interval = min(max(FLUSH_SHARE * self._cost, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+        self._next_flush = ended + interval
+
+    def _acknowledge(self, rows: int) -> None:
+        with self._changed:
+            self._flushed += rows
+            flushed = self._flushed
+            self._buffered_bytes = sum(table.nbytes for table in self._buffer)
+            self._changed.notify_all()
+        if self._on_flushed is not None:
+            self._on_flushed(flushed)
