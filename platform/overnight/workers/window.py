@@ -1,0 +1,208 @@
+"""The rows that a worker holds, across splits: which wait, which are in flight, which are done.
+
+No engine and no journal here: only who is who. Rows get ids of their own, since the `row` of
+two splits of different attempts may be the same number.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import pyarrow as pa
+
+from overnight.engines.base import FAILURE, REQUEST, ROW
+from overnight.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from overnight.journal import JournalWriter
+
+    Ids = npt.NDArray[np.int64]
+
+_OWN = ("key", "input_hash")
+
+
+class Provenance(TypedDict):
+    """Who infers: the run, the attempt (fencing token), the machine's name."""
+
+    run_id: str
+    attempt: int
+    machine: str
+
+
+@dataclass(slots=True)
+class Held:
+    """A split that the worker holds."""
+
+    split_id: str
+    base: int
+    requests: pa.Table
+    fixed: pa.Table
+    done: npt.NDArray[np.bool_]
+    left: int
+    writer: JournalWriter
+    provenance: Provenance
+    ticket: Future[int]
+    admitted: int = 0
+    sequence: int = 0
+
+    @property
+    def ids(self) -> range:
+        """The ids of its rows."""
+        return range(self.base, self.base + len(self.done))
+
+    def records(self, at: Ids, results: pa.Table) -> pa.Table:
+        """Journal records of the rows at positions `at`, which `results` are about."""
+        rows = len(at)
+        fixed = self.fixed.take(pa.array(at))
+        origin = self.provenance
+        columns: dict[str, Any] = {
+            "key": fixed["key"],
+            "input_hash": fixed["input_hash"],
+            FAILURE: results[FAILURE],
+            "run_id": pa.repeat(origin["run_id"], rows),
+            "attempt": pa.repeat(pa.scalar(origin["attempt"], pa.int64()), rows),
+            "machine": pa.repeat(origin["machine"], rows),
+        }
+        columns |= {n: fixed[n] for n in fixed.column_names if n not in _OWN}
+        columns |= {n: results[n] for n in results.column_names if n not in (ROW, FAILURE)}
+        return pa.table(columns)
+
+
+class Window:
+    """Splits in the order in which they came, and the ids that go round again."""
+
+    def __init__(self, result_schema: pa.Schema) -> None:
+        self._results = set(result_schema.names) | {FAILURE, "run_id", "attempt", "machine"}
+        self._held: list[Held] = []
+        self._again: list[int] = []
+        self._next_base = 0
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not with the engine, those that go round again included."""
+        return len(self._again) + sum(len(h.done) - h.admitted for h in self._held)
+
+    def __len__(self) -> int:
+        """Rows that are undecided."""
+        return sum(held.left for held in self._held)
+
+    def check(self, table: pa.Table) -> None:
+        """Raise ConfigError unless the table can be inferred and journaled."""
+        missing = {ROW, REQUEST, *_OWN} - set(table.column_names)
+        if missing:
+            msg = f"a split's table lacks {sorted(missing)}; it has {table.column_names}"
+            raise ConfigError(msg)
+        both = self._results & set(table.column_names)
+        if both:
+            msg = f"carried columns {sorted(both)} have the names of result columns; rename them"
+            raise ConfigError(msg)
+
+    def add(
+        self, split_id: str, table: pa.Table, writer: JournalWriter, provenance: Provenance
+    ) -> Held:
+        """Take a split in, at the end of the queue."""
+        rows = table.num_rows
+        ids = np.arange(self._next_base, self._next_base + rows)
+        held = Held(
+            split_id=split_id,
+            base=self._next_base,
+            requests=pa.table({ROW: ids, REQUEST: _plain(table[REQUEST])}),
+            fixed=table.drop_columns([ROW, REQUEST]).combine_chunks(),
+            done=np.zeros(rows, np.bool_),
+            left=rows,
+            writer=writer,
+            provenance=provenance,
+            ticket=Future(),
+        )
+        self._next_base += rows
+        if rows:
+            self._held.append(held)
+        return held
+
+    def take(self, limit: int) -> pa.Table:
+        """Up to `limit` rows to submit now: those that go round again first."""
+        again, self._again = self._again[:limit], self._again[limit:]
+        tables = [table for table in [self.requests(again)] if table.num_rows]
+        limit -= len(again)
+        for held in self._held:
+            if limit <= 0:
+                break
+            part = held.requests.slice(held.admitted, limit)
+            held.admitted += part.num_rows
+            limit -= part.num_rows
+            if part.num_rows:
+                tables.append(part)
+        return pa.concat_tables(tables) if tables else _NOTHING
+
+    def requests(self, ids: Iterable[int]) -> pa.Table:
+        """Rows to submit, by id; those that are decided or dropped are left out."""
+        tables = [
+            held.requests.take(pa.array(at[~held.done[at]]))
+            for held, at in self._located(np.fromiter(ids, np.int64))
+        ]
+        return pa.concat_tables(tables) if tables else _NOTHING
+
+    def finish(self, results: pa.Table) -> Iterator[tuple[Held, pa.Table, pa.Table]]:
+        """Mark rows as decided; for each split its results and its journal records.
+
+        Results of rows that were dropped, or decided before, are ignored.
+        """
+        ids = results[ROW].to_numpy()
+        for held, at in list(self._located(ids)):
+            fresh = at[~held.done[at]]
+            if not len(fresh):
+                continue
+            mine = results
+            if len(fresh) != len(ids):
+                chosen = np.flatnonzero(np.isin(ids, fresh + held.base))
+                mine = results.take(pa.array(chosen))
+            held.done[fresh] = True
+            held.left -= len(fresh)
+            if not held.left:
+                self._held.remove(held)
+            yield held, mine, held.records(fresh, mine)
+
+    def undecided(self) -> list[int]:
+        """Ids that were submitted and not decided, in the order of admission."""
+        again = set(self._again)
+        return [
+            held.base + int(at)
+            for held in self._held
+            for at in np.flatnonzero(~held.done[: held.admitted])
+            if held.base + int(at) not in again
+        ]
+
+    def requeue(self, ids: Iterable[int]) -> None:
+        """Let ids go round again, before any new row."""
+        self._again = [*ids, *self._again]
+
+    def drop(self, wanted: Callable[[Held], bool]) -> list[Held]:
+        """Forget splits, whatever state their rows are in; returns them."""
+        dropped = [held for held in self._held if wanted(held)]
+        self._held = [held for held in self._held if not wanted(held)]
+        gone = [held.ids for held in dropped]
+        self._again = [i for i in self._again if not any(i in ids for ids in gone)]
+        return dropped
+
+    def _located(self, ids: Ids) -> Iterator[tuple[Held, Ids]]:
+        for held in self._held:
+            at = ids[(ids >= held.base) & (ids < held.base + len(held.done))] - held.base
+            if len(at):
+                yield held, at
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    # polars hands out large strings; splits of different producers must concatenate.
+    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+        return column.cast(pa.string())
+    return column
+
+
+_NOTHING = pa.table({ROW: pa.array([], pa.int64()), REQUEST: pa.array([], pa.string())})
