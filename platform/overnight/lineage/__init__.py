@@ -1,0 +1,1 @@
+"""Where every published row came from, in SQL (promise 7)."""

@@ -1,0 +1,199 @@
+"""The lineage tables: what was tried, with what, from which files, and what became of it.
+
+Declarations only. Rows are written by `record` and by the publish transaction; the tables
+are created by `overnight.warehouse.schema`. New columns go at the end of a table and are
+nullable, so that a warehouse in use takes them on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+__all__ = [
+    "METADATA", "SCHEMA", "VIEWS", "attempts", "dead_letters", "fingerprints", "inputs",
+    "partitions", "rejects", "runs",
+]  # fmt: skip
+
+SCHEMA = "lineage"
+METADATA = sa.MetaData(schema=SCHEMA)
+
+_NOW = sa.text("now()")
+_OUTCOMES = ("running", "published", "failed", "refused", "interrupted", "unchanged")
+
+
+def _col(name: str, kind: Any, comment: str, **how: Any) -> sa.Column[Any]:  # noqa: ANN401
+    how.setdefault("nullable", how.get("primary_key") is None and how.pop("null", False))
+    return sa.Column(name, kind, comment=comment, **how)
+
+
+def _attempt(*, key: bool = False) -> sa.Column[Any]:
+    target = sa.ForeignKey(f"{SCHEMA}.attempts.attempt")
+    return sa.Column(
+        "attempt", sa.BigInteger, target, primary_key=key, nullable=False, autoincrement=False,
+        comment="The attempt, which is its fencing token as well",
+    )  # fmt: skip
+
+
+def _job() -> tuple[sa.Column[Any], sa.Column[Any]]:
+    return (
+        _col("job", sa.Text, "The inference job"),
+        _col("partition_key", sa.Text, "The partition, an ISO date"),
+    )
+
+
+def _count(name: str, comment: str, *, null: bool = False) -> sa.Column[Any]:
+    return _col(name, sa.BigInteger, comment, null=null)
+
+
+fingerprints = sa.Table(
+    "fingerprints", METADATA,
+    _col("fingerprint", sa.Text, "Digest of all that decides a result besides its row", primary_key=True),
+    _col("engine", sa.Text, "The engine's kind, e.g. vllm.generate"),
+    _col("model_uri", sa.Text, "Where the model was read from", null=True),
+    _col("model_digest", sa.Text, "Digest of the model's files", null=True),
+    _col("parameters", JSONB, "The engine's parameters", null=True),
+    _col("prepare_source", sa.Text, "Source of the function that makes the request (the prompt)", null=True),
+    _col("described", JSONB, "Everything the digest was taken over", null=True),
+    _col("first_seen", sa.DateTime(timezone=True), "When it was used first", server_default=_NOW),
+    comment="What decided the results: model, prompt, parameters, output contract",
+)  # fmt: skip
+
+attempts = sa.Table(
+    "attempts", METADATA,
+    sa.Column(
+        "attempt", sa.BigInteger, sa.Identity(always=True), primary_key=True,
+        comment="Number of the attempt; the higher one wins (fencing token)",
+    ),
+    _col("run_id", sa.Text, "The orchestrator's run"),
+    *_job(),
+    _col("table_name", sa.Text, "The published table it works for"),
+    _col("fingerprint", sa.Text, "With what it infers"),
+    _col("output_version", sa.Text, "Version of parsing and output contract"),
+    _col("machine", sa.Text, "Where the driver ran", null=True),
+    _col("started_at", sa.DateTime(timezone=True), "When it began", server_default=_NOW),
+    _col("ended_at", sa.DateTime(timezone=True), "When it ended; null while it runs", null=True),
+    _col("outcome", sa.Text, "One of: " + ", ".join(_OUTCOMES), server_default="running"),
+    _col("error", sa.Text, "Why it failed, without secrets", null=True),
+    _count("rows_in", "Rows read, rejects included; null if it did not get that far", null=True),
+    _count("rejected", "Rows that broke the input contract", null=True),
+    _count("reused", "Rows taken over from before", null=True),
+    _count("inferred", "Rows inferred by this attempt", null=True),
+    _count("dead_lettered", "Rows that could not be inferred", null=True),
+    _col("decisions", JSONB, "What was decided on the way, and why", server_default=sa.text("'[]'")),
+    sa.CheckConstraint(sa.column("outcome").in_(_OUTCOMES), name="attempts_outcome"),
+    sa.Index("attempts_of_partition", "job", "partition_key", "attempt"),
+    comment="Every try at a partition, the failed ones too",
+)  # fmt: skip
+
+runs = sa.Table(
+    "runs", METADATA,
+    _attempt(key=True),
+    _col("run_id", sa.Text, "The orchestrator's run"),
+    *_job(),
+    _col("table_name", sa.Text, "The published table"),
+    _col("fingerprint", sa.Text, "With what it was inferred"),
+    _col("output_version", sa.Text, "Version of parsing and output contract"),
+    _count("rows_in", "Rows read = published + rejected + dead_lettered"),
+    _count("published", "Rows that readers see"),
+    _count("rejected", "Rows that broke the input contract"),
+    _count("dead_lettered", "Rows that could not be inferred"),
+    _count("inferred", "Rows inferred for this publication"),
+    _count("reused", "Rows taken over from before"),
+    _count("tokens_in", "Tokens read by the model", null=True),
+    _count("tokens_out", "Tokens generated", null=True),
+    _col("inference_seconds", sa.Double, "Seconds from the first row inferred to the last", null=True),
+    _col("data_version", sa.Text, "Digest of the published partition's content", null=True),
+    _col("published_at", sa.DateTime(timezone=True), "When readers saw it", server_default=_NOW),
+    _col("summary", JSONB, "Results of the audit and whatever else belongs to it", null=True),
+    sa.Index("runs_of_partition", "job", "partition_key", "attempt"),
+    comment="Every publication of a partition; the current ones are in latest_runs",
+)  # fmt: skip
+
+inputs = sa.Table(
+    "inputs", METADATA,
+    _attempt(key=True),
+    _col("input_id", sa.BigInteger, "What _input_id in published rows refers to", primary_key=True, autoincrement=False),
+    _col("source", sa.Text, "The source it belongs to"),
+    _col("uri", sa.Text, "The landing file"),
+    _col("version", sa.Text, "The store's version of it (etag, or time and size)", null=True),
+    _col("digest", sa.Text, "Digest of its content", null=True),
+    _count("bytes", "Its size", null=True),
+    _count("rows", "Its rows, rejects included", null=True),
+    comment="The files each publication was made from",
+)  # fmt: skip
+
+rejects = sa.Table(
+    "rejects", METADATA,
+    _attempt(),
+    _col("source", sa.Text, "The source"),
+    *_job(),
+    _col("file", sa.Text, "The landing file"),
+    _col("line", sa.BigInteger, "The row in the file, counted from 1", null=True),
+    _col("key", sa.Text, "The row's key, if it has one", null=True),
+    _col("column", sa.Text, "The column that broke the contract", null=True),
+    _col("value", sa.Text, "Its value, shortened", null=True),
+    _col("reason", sa.Text, "What is wrong with it"),
+    sa.Index("rejects_of_attempt", "attempt"),
+    comment="Rows that broke the input contract (the first ten thousand of an attempt)",
+)  # fmt: skip
+
+dead_letters = sa.Table(
+    "dead_letters", METADATA,
+    _attempt(),
+    *_job(),
+    _col("key", sa.Text, "The row's key"),
+    _col("input_hash", sa.LargeBinary, "Digest of the row and its request"),
+    _col("reason", sa.Text, "Why it could not be inferred"),
+    _col("run_id", sa.Text, "The run that tried", null=True),
+    _col("inferred_attempt", sa.BigInteger, "The attempt that tried", null=True),
+    _col("machine", sa.Text, "The machine that tried", null=True),
+    _col("input_id", sa.BigInteger, "The landing file, see inputs", null=True),
+    _col("line", sa.BigInteger, "The row in the file, counted from 1", null=True),
+    sa.Index("dead_letters_of_attempt", "attempt"),
+    comment="Rows that could not be inferred, as of each publication",
+)  # fmt: skip
+
+partitions = sa.Table(
+    "partitions", METADATA,
+    _col("job", sa.Text, "The inference job", primary_key=True),
+    _col("partition_key", sa.Text, "The partition, an ISO date", primary_key=True),
+    _col("token", sa.BigInteger, "The newest attempt; only this one may publish"),
+    _col("published_attempt", sa.BigInteger, "The attempt whose rows readers see", null=True),
+    _col("published_at", sa.DateTime(timezone=True), "When they came to see them", null=True),
+    comment="The fence: who may publish a partition, and who did",
+)  # fmt: skip
+
+# Name, what it shows, and its query. A query may only ever gain columns at its end.
+VIEWS: tuple[tuple[str, str, str], ...] = (
+    (
+        "latest_runs",
+        "The publication that readers see now, of each job and partition",
+        """
+        SELECT r.* FROM lineage.runs r
+        JOIN lineage.partitions p ON p.published_attempt = r.attempt
+        """,
+    ),
+    (
+        "current_rejects",
+        "The rejects of the newest attempt that read the partition",
+        """
+        SELECT r.* FROM lineage.rejects r
+        JOIN (
+            SELECT max(attempt) AS attempt FROM lineage.attempts
+            WHERE rejected IS NOT NULL AND outcome <> 'unchanged'
+            GROUP BY job, partition_key
+        ) newest ON newest.attempt = r.attempt
+        """,
+    ),
+    (
+        "current_dead_letters",
+        "The rows missing from what readers see now because they could not be inferred",
+        """
+        SELECT d.* FROM lineage.dead_letters d
+        JOIN lineage.partitions p ON p.published_attempt = d.attempt
+        """,
+    ),
+)

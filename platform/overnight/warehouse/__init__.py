@@ -1,0 +1,1 @@
+"""Postgres, where people read the result: connect, stage, publish."""
