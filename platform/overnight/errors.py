@@ -6,6 +6,16 @@ Programming errors stay the built-in exceptions they are.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from overnight.audit import Audit
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
 
 class OvernightError(Exception):
     """Base of the family; `retryable` says whether the same call may succeed later."""
@@ -32,7 +42,21 @@ class SourceChangedError(SourceError):
 
 
 class TooManyRejectsError(SourceError):
-    """More rows broke the input contract than the job allows."""
+    """More rows broke the input contract than the job allows.
+
+    Attributes:
+        rejects: The first of them (file, line, key, column, value, reason), or None.
+    """
+
+    def __init__(self, message: str, rejects: pl.DataFrame | None = None) -> None:
+        """Keep the rejects beside the message, so that they can be recorded."""
+        # Both are arguments of the exception, so that it survives pickling whole.
+        super().__init__(message, rejects)
+        self.rejects = rejects
+
+    def __str__(self) -> str:
+        """Only the message."""
+        return str(self.args[0])
 
 
 class ContractError(OvernightError):
@@ -83,3 +107,11 @@ class PartitionBusyError(OvernightError):
 
 class StaleAttemptError(OvernightError):
     """A newer attempt exists; this one may not publish (promise 8)."""
+
+
+class AuditFailedError(OvernightError):
+    """What is staged failed a check, so nothing was published; `audit` tells which."""
+
+    def __init__(self, audit: Audit) -> None:
+        super().__init__(f"nothing was published: {audit}")
+        self.audit = audit

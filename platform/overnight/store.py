@@ -255,8 +255,8 @@ class Store:
 
     def _bucket(self, bucket: str, prefix: str) -> S3Store:
         # boto3 takes a third of a second to import, and only buckets need it.
-        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # noqa: PLC0415
-        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+        from obstore.auth.boto3 import Boto3CredentialProvider
 
         try:
             provider = Boto3CredentialProvider(ttl=_CREDENTIALS_TTL)

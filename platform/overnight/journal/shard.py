@@ -75,7 +75,7 @@ def encode(prefix: str, tables: list[pa.Table]) -> bytes:
     with pa.ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
         writer.write_table(table)
     body = sink.getvalue()
-    return _HEADER.pack(_MAGIC, body.size, _digest(prefix, body)) + body
+    return b"".join((_HEADER.pack(_MAGIC, body.size, _digest(prefix, body)), body))
 
 
 def decode(prefix: str, data: bytes) -> pa.Table:

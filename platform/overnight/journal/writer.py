@@ -50,7 +50,7 @@ class JournalWriter:
     `close` raises that StoreError.
     """
 
-    def __init__(  # noqa: PLR0913 - made by `Journal.writer`, which documents them
+    def __init__(
         self,
         store: Store,
         prefix: str,
