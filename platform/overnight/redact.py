@@ -16,12 +16,14 @@ HIDDEN = "***"
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # scheme://user:password@host; greedy, because a badly quoted password may hold an "@".
     (
-        re.compile(r"(?P<head>\b[a-z][a-z0-9+.\-]*://[^\s:/@'\"]*:)[^\s/'\"]+@", re.I),
+        re.compile(r"(?P<head>\b[a-z][a-z0-9+.\-]*://[^\s:/@'\"]*:)[^\s/'\"]+@", re.IGNORECASE),
         rf"\g<head>{HIDDEN}@",
     ),
     # A password that holds a "/" as well: no host has an "@" behind it.
     (
-        re.compile(r"(?P<head>\b[a-z][a-z0-9+.\-]*://[^\s:/@'\"]*:)(?!\*\*\*@)[^\s@'\"]+@", re.I),
+        re.compile(
+            r"(?P<head>\b[a-z][a-z0-9+.\-]*://[^\s:/@'\"]*:)(?!\*\*\*@)[^\s@'\"]+@", re.IGNORECASE
+        ),
         rf"\g<head>{HIDDEN}@",
     ),
     # Access key ids of AWS are recognised by their prefix.
@@ -32,7 +34,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
             r"(?P<head>[\"']?\b[\w.\-]*(?:password|passwd|pwd|secret|secret[_-]?access[_-]?key|token"
             r"|api[_-]?key|x-amz-signature|x-amz-credential|x-amz-security-token|signature)\b[\"']?"
             r"\s*[=:]\s*)(?P<quote>[\"']?)(?!\*\*\*)[^\s\"'&,;)}]+",
-            re.I,
+            re.IGNORECASE,
         ),
         rf"\g<head>\g<quote>{HIDDEN}",
     ),

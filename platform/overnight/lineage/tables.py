@@ -24,7 +24,7 @@ _NOW = sa.text("now()")
 _OUTCOMES = ("running", "published", "failed", "refused", "interrupted", "unchanged")
 
 
-def _col(name: str, kind: Any, comment: str, **how: Any) -> sa.Column[Any]:  # noqa: ANN401
+def _col(name: str, kind: Any, comment: str, **how: Any) -> sa.Column[Any]:
     how.setdefault("nullable", how.get("primary_key") is None and how.pop("null", False))
     return sa.Column(name, kind, comment=comment, **how)
 
@@ -50,12 +50,12 @@ def _count(name: str, comment: str, *, null: bool = False) -> sa.Column[Any]:
 
 fingerprints = sa.Table(
     "fingerprints", METADATA,
-    _col("fingerprint", sa.Text, "Digest of all that decides a result besides its row", primary_key=True),
+    _col("fingerprint", sa.Text, "Digest of what decides a result", primary_key=True),
     _col("engine", sa.Text, "The engine's kind, e.g. vllm.generate"),
     _col("model_uri", sa.Text, "Where the model was read from", null=True),
     _col("model_digest", sa.Text, "Digest of the model's files", null=True),
     _col("parameters", JSONB, "The engine's parameters", null=True),
-    _col("prepare_source", sa.Text, "Source of the function that makes the request (the prompt)", null=True),
+    _col("prepare_source", sa.Text, "The function that makes the requests", null=True),
     _col("described", JSONB, "Everything the digest was taken over", null=True),
     _col("first_seen", sa.DateTime(timezone=True), "When it was used first", server_default=_NOW),
     comment="What decided the results: model, prompt, parameters, output contract",
@@ -82,7 +82,7 @@ attempts = sa.Table(
     _count("reused", "Rows taken over from before", null=True),
     _count("inferred", "Rows inferred by this attempt", null=True),
     _count("dead_lettered", "Rows that could not be inferred", null=True),
-    _col("decisions", JSONB, "What was decided on the way, and why", server_default=sa.text("'[]'")),
+    _col("decisions", JSONB, "What was decided on the way, and why", server_default="[]"),
     sa.CheckConstraint(sa.column("outcome").in_(_OUTCOMES), name="attempts_outcome"),
     sa.Index("attempts_of_partition", "job", "partition_key", "attempt"),
     comment="Every try at a partition, the failed ones too",
@@ -104,7 +104,7 @@ runs = sa.Table(
     _count("reused", "Rows taken over from before"),
     _count("tokens_in", "Tokens read by the model", null=True),
     _count("tokens_out", "Tokens generated", null=True),
-    _col("inference_seconds", sa.Double, "Seconds from the first row inferred to the last", null=True),
+    _col("inference_seconds", sa.Double, "Seconds spent inferring", null=True),
     _col("data_version", sa.Text, "Digest of the published partition's content", null=True),
     _col("published_at", sa.DateTime(timezone=True), "When readers saw it", server_default=_NOW),
     _col("summary", JSONB, "Results of the audit and whatever else belongs to it", null=True),
@@ -115,7 +115,10 @@ runs = sa.Table(
 inputs = sa.Table(
     "inputs", METADATA,
     _attempt(key=True),
-    _col("input_id", sa.BigInteger, "What _input_id in published rows refers to", primary_key=True, autoincrement=False),
+    _col(
+        "input_id", sa.BigInteger, "What _input_id in published rows refers to",
+        primary_key=True, autoincrement=False,
+    ),
     _col("source", sa.Text, "The source it belongs to"),
     _col("uri", sa.Text, "The landing file"),
     _col("version", sa.Text, "The store's version of it (etag, or time and size)", null=True),

@@ -282,7 +282,7 @@ class EmbeddedServer:
 
 
 def _is_postgres(pid: int) -> bool:
-    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - for the embedded one only
+    import psutil  # type: ignore[import-untyped]
 
     try:
         process = psutil.Process(pid)
@@ -314,7 +314,7 @@ def _system_user(data_dir: Path) -> str | None:
     """
     if os.geteuid() != 0:
         return None
-    import pwd  # noqa: PLC0415 - not on every system, and of use to root only
+    import pwd
 
     try:
         user = pwd.getpwnam(_SYSTEM_USER)
@@ -326,8 +326,8 @@ def _system_user(data_dir: Path) -> str | None:
             reachable = stat.S_IXUSR if found.st_uid == user.pw_uid else stat.S_IXOTH
             if not found.st_mode & reachable:
                 message = (
-                    f"{parent} (mode {stat.S_IMODE(found.st_mode):04o}) is closed to the system user "
-                    f"{_SYSTEM_USER}, as which {what} in {place} must run because this process is "
+                    f"{parent} (mode {stat.S_IMODE(found.st_mode):04o}) is closed to the system "
+                    f"user {_SYSTEM_USER}, as which {what} in {place} must run because this process is "
                     f"root: choose a home elsewhere, `chmod o+x {parent}`, run as an ordinary "
                     "user, or set OVERNIGHT_WAREHOUSE_URL"
                 )
@@ -336,7 +336,7 @@ def _system_user(data_dir: Path) -> str | None:
 
 
 def _make_system_user() -> pwd.struct_passwd:
-    import pwd  # noqa: PLC0415 - as above
+    import pwd
 
     command = ("useradd", "--system", "--no-create-home", "--user-group", _SYSTEM_USER)
     try:

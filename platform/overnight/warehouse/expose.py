@@ -84,7 +84,7 @@ def prepare(home: Path, *, port: int, current: int | None) -> Door:
 def grant(connection: sa.Connection, door: Door) -> None:
     """Makes the login role, or gives it the present password."""
     raw = connection.connection.driver_connection
-    assert raw is not None  # noqa: S101 - the pool has just handed it out
+    assert raw is not None
     verifier = raw.pgconn.encrypt_password(
         door.password.encode(), LOGIN.encode(), b"scram-sha-256"
     ).decode()

@@ -14,12 +14,16 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateColumn, CreateTable, SetColumnComment, SetTableComment
 
-from overnight.errors import ContractError
+from overnight.errors import ConfigError, ContractError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection, Table
 
-__all__ = ["DIALECT", "ensure_table", "lock_key", "lock_name", "quoted"]
+__all__ = [
+    "DIALECT", "add_key", "ensure_table", "lock_key", "lock_name", "quoted", "system_columns",
+]  # fmt: skip
 
 # One dialect, for names and types only: it never connects.
 DIALECT: Any = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -31,6 +35,33 @@ class _Column:
     kind: str
     required: bool
     comment: str | None
+
+
+def system_columns() -> tuple[sa.Column[Any], ...]:
+    """The provenance that every published row carries after its contract's columns."""
+    return (
+        sa.Column("partition_key", sa.Text, nullable=False, comment="The partition, an ISO date"),
+        sa.Column("_run_id", sa.Text, nullable=False, comment="The run that inferred the row"),
+        sa.Column(
+            "_attempt", sa.BigInteger, nullable=False,
+            comment="The attempt that inferred the row: see lineage.attempts",
+        ),
+        sa.Column("_machine", sa.Text, comment="The machine that inferred the row"),
+        sa.Column(
+            "_input_hash", postgresql.BYTEA, nullable=False,
+            comment="Digest of the input row and its request",
+        ),
+        sa.Column(
+            "_input_id", sa.BigInteger, nullable=False, comment="Its file: see lineage.inputs"
+        ),
+        sa.Column("_line", sa.BigInteger, comment="Its place in that file, counted from 1"),
+    )  # fmt: skip
+
+
+def add_key(table: Table, key: Sequence[str]) -> Table:
+    """Declares the primary key: the partition, then what is unique within it."""
+    table.append_constraint(sa.PrimaryKeyConstraint("partition_key", *key))
+    return table
 
 
 def lock_key(*parts: str) -> int:
@@ -62,6 +93,7 @@ def ensure_table(connection: Connection, table: Table) -> None:
             while rows exist, or if the key changed; names the column and what to do.
     """
     lock_name(connection, "overnight.table", table.schema or "", table.name)
+    _ensure_vectors(connection, table)
     there = _columns(connection, table)
     if not there:
         connection.execute(CreateTable(table))
@@ -84,6 +116,24 @@ def ensure_table(connection: Connection, table: Table) -> None:
     _comment(connection, table, there)
 
 
+def _ensure_vectors(connection: Connection, table: Table) -> None:
+    kinds = [str(column.type.compile(dialect=DIALECT)) for column in table.columns]
+    if not any(kind.startswith(("vector(", "halfvec(")) for kind in kinds):
+        return
+    known = sa.text("SELECT FROM pg_extension WHERE extname = 'vector'")
+    if connection.execute(known).first() is not None:
+        return
+    try:
+        with connection.begin_nested():
+            connection.exec_driver_sql("CREATE EXTENSION vector")
+    except sa.exc.DBAPIError as error:
+        message = (
+            f"{table.schema}.{table.name} needs pgvector, which this warehouse does not have "
+            f"({error.orig}): have an administrator run CREATE EXTENSION vector"
+        )
+        raise ConfigError(message) from error
+
+
 def _refuse_changes(connection: Connection, table: Table, there: dict[str, _Column]) -> None:
     name = f"{table.schema}.{table.name}"
     remedy = (
@@ -94,8 +144,8 @@ def _refuse_changes(connection: Connection, table: Table, there: dict[str, _Colu
     for column in there.values():
         if column.name not in declared:
             message = (
-                f"Column {column.name!r} ({column.kind}) of {name} is no longer in the contract, and "
-                f"removing it would break its readers: keep it (it may become nullable), {remedy}"
+                f"Column {column.name!r} ({column.kind}) of {name} is no longer in the contract, "
+                f"and removing it would break its readers: keep it (it may become nullable), {remedy}"
             )
             raise ContractError(message)
         if declared[column.name] != column.kind:

@@ -1,0 +1,99 @@
+"""The lease of a partition: at most one attempt works on it at a time.
+
+A lock of a Postgres session, on a connection of its own: a killed process loses it at once,
+because the kernel closes its sockets. It saves double work. It does not protect readers,
+because a lock can be lost without its holder noticing: that is what the fencing token does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from overnight.errors import PartitionBusyError
+from overnight.lineage import tables
+from overnight.warehouse.table import lock_key
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from overnight.warehouse.connect import Warehouse
+
+__all__ = ["PartitionLease", "lease_key"]
+
+
+def lease_key(job: str, partition_key: str) -> int:
+    """The 64-bit number of the partition's lock."""
+    return lock_key("overnight.partition", job, partition_key)
+
+
+class PartitionLease:
+    """A held lease; released by `release`, or with the process that holds it."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        """Not for direct use: see `take`."""
+        self._connection: sa.Connection | None = connection
+
+    @classmethod
+    def take(cls, warehouse: Warehouse, *, job: str, partition_key: str) -> Self:
+        """Takes the lease or fails at once.
+
+        Raises:
+            PartitionBusyError: if another attempt holds it; names run, attempt, machine
+                and start.
+            WarehouseUnavailableError: if the warehouse does not answer.
+        """
+        connection = warehouse.session()
+        try:
+            query = sa.text("SELECT pg_try_advisory_lock(:key)")
+            key = lease_key(job, partition_key)
+            if connection.execute(query, {"key": key}).scalar_one():
+                return cls(connection)
+        except BaseException:
+            connection.close()
+            raise
+        message = _busy(connection, job, partition_key)
+        connection.close()
+        raise PartitionBusyError(message)
+
+    def alive(self) -> bool:
+        """Whether the lease is still held, asked from the warehouse."""
+        if self._connection is None:
+            return False
+        try:
+            self._connection.execute(sa.text("SELECT"))
+        except sa.exc.DBAPIError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Gives the lease back. Safe to call twice, or when it was lost."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sa.exc.DBAPIError):
+                # Detached from the pool: closing ends the session, and with it the lock.
+                connection.close()
+
+
+def _busy(connection: sa.Connection, job: str, partition_key: str) -> str:
+    attempts = tables.attempts.c
+    newest = (
+        sa.select(attempts.run_id, attempts.attempt, attempts.machine, attempts.started_at)
+        .where(attempts.job == job, attempts.partition_key == partition_key)
+        .where(attempts.outcome == "running")
+        .order_by(attempts.attempt.desc())
+        .limit(1)
+    )
+    holder = connection.execute(newest).first()
+    who = (
+        "an attempt that is just starting"
+        if holder is None
+        else f"attempt {holder.attempt} of run {holder.run_id} on {holder.machine}, "
+        f"since {holder.started_at:%Y-%m-%d %H:%M:%S %Z}"
+    )
+    return (
+        f"Partition {partition_key} of {job} is being worked on by {who}: wait for it, or end "
+        "that process (its lease is then free at once)"
+    )

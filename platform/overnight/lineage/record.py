@@ -1,0 +1,372 @@
+"""Writing lineage: attempts from their start to their end, and what each publication was.
+
+Plain functions over a connection or a warehouse. `start_attempt` takes the partition's
+lease, so that two attempts do not work on it at once; the fencing token it hands out is
+what protects readers, should a lease be lost on the way.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
+from overnight.lineage import tables
+from overnight.lineage.lease import PartitionLease
+from overnight.redact import redact
+from overnight.warehouse.copy import copy_in
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable, Mapping
+
+    import polars as pl
+
+    from overnight.warehouse.connect import Warehouse
+
+__all__ = [
+    "Attempt",
+    "Counts",
+    "FingerprintRecord",
+    "Input",
+    "add_decision",
+    "finish_attempt",
+    "record_dead_letters",
+    "record_failure_rejects",
+    "record_inputs",
+    "record_rejects",
+    "start_attempt",
+]
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_ERROR = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FingerprintRecord:
+    """What decides results besides the rows; `parameters` and `described` are JSON-able."""
+
+    fingerprint: str
+    engine: str
+    model_uri: str | None = None
+    model_digest: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    prepare_source: str | None = None
+    described: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try at one partition; `attempt` is its number and its fencing token."""
+
+    attempt: int
+    run_id: str
+    job: str
+    table: str
+    partition_key: str
+    fingerprint: str
+    output_version: str
+    machine: str
+    started_at: dt.datetime
+    lease: PartitionLease = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What became of the rows; None where the attempt did not get that far."""
+
+    rows_in: int | None = None
+    rejected: int | None = None
+    reused: int | None = None
+    inferred: int | None = None
+    dead_lettered: int | None = None
+
+    def columns(self) -> dict[str, int | None]:
+        """By their names in the lineage tables."""
+        return {
+            "rows_in": self.rows_in,
+            "rejected": self.rejected,
+            "reused": self.reused,
+            "inferred": self.inferred,
+            "dead_lettered": self.dead_lettered,
+        }
+
+
+class Input(Protocol):
+    """A landing file, as the reader describes it."""
+
+    @property
+    def input_id(self) -> int:
+        """What `_input_id` of a published row refers to."""
+
+    @property
+    def uri(self) -> str:
+        """Where it is."""
+
+    @property
+    def version(self) -> str:
+        """The store's version of it."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of its content."""
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+
+    @property
+    def rows(self) -> int:
+        """Its rows, rejects included."""
+
+
+def start_attempt(
+    warehouse: Warehouse,
+    *,
+    job: str,
+    table: str,
+    partition_key: str,
+    run_id: str,
+    machine: str,
+    fingerprint: FingerprintRecord,
+    output_version: str,
+) -> Attempt:
+    """Takes the partition's lease and the next fencing token.
+
+    From here on no older attempt can publish this partition. An attempt of it that is
+    still noted as running was killed, and is marked as interrupted.
+
+    Raises:
+        PartitionBusyError: if another attempt works on it now; names it.
+        WarehouseUnavailableError: if the warehouse does not answer.
+    """
+    lease = PartitionLease.take(warehouse, job=job, partition_key=partition_key)
+    try:
+        with warehouse.begin() as connection:
+            _keep_fingerprint(connection, fingerprint)
+            _interrupt_abandoned(connection, job, partition_key)
+            insertion = (
+                sa.insert(tables.attempts)
+                .values(
+                    run_id=run_id,
+                    job=job,
+                    table_name=table,
+                    partition_key=partition_key,
+                    fingerprint=fingerprint.fingerprint,
+                    output_version=output_version,
+                    machine=machine,
+                )
+                .returning(tables.attempts.c.attempt, tables.attempts.c.started_at)
+            )
+            token, started_at = connection.execute(insertion).one()
+            _raise_token(connection, job, partition_key, token)
+    except BaseException:
+        lease.release()
+        raise
+    return Attempt(
+        attempt=token,
+        run_id=run_id,
+        job=job,
+        table=table,
+        partition_key=partition_key,
+        fingerprint=fingerprint.fingerprint,
+        output_version=output_version,
+        machine=machine,
+        started_at=started_at,
+        lease=lease,
+    )
+
+
+def finish_attempt(
+    warehouse: Warehouse,
+    attempt: Attempt,
+    *,
+    outcome: str,
+    error: BaseException | str | None = None,
+    counts: Counts | None = None,
+) -> None:
+    """Notes how the attempt ended and gives its lease back, whether or not noting works.
+
+    A published attempt stays published: its outcome was written with its publication.
+
+    Args:
+        warehouse: where it is noted.
+        attempt: which one.
+        outcome: `failed`, `refused`, `interrupted`, `unchanged` or `published`.
+        error: why; secrets are taken out of it.
+        counts: what became of the rows, as far as it got.
+    """
+    values: dict[str, Any] = {
+        "outcome": outcome,
+        "ended_at": sa.func.now(),
+        "error": None if error is None else redact(_told(error))[:_LONGEST_ERROR],
+    }
+    known = {} if counts is None else counts.columns()
+    values.update({name: count for name, count in known.items() if count is not None})
+    change = (
+        sa.update(tables.attempts)
+        .where(tables.attempts.c.attempt == attempt.attempt)
+        .where(tables.attempts.c.outcome.in_(("running", "interrupted")))
+        .values(values)
+    )
+    try:
+        with warehouse.begin() as connection:
+            connection.execute(change)
+    finally:
+        attempt.lease.release()
+
+
+def add_decision(warehouse: Warehouse, attempt: Attempt, decision: Mapping[str, Any]) -> None:
+    """Appends to the attempt's decisions: what was decided on the way, and why (JSON-able)."""
+    added = sa.cast(sa.bindparam("added", [dict(decision)], type_=JSONB), JSONB)
+    change = (
+        sa.update(tables.attempts)
+        .where(tables.attempts.c.attempt == attempt.attempt)
+        .values(decisions=tables.attempts.c.decisions.op("||")(added))
+    )
+    with warehouse.begin() as connection:
+        connection.execute(change)
+
+
+def record_failure_rejects(
+    warehouse: Warehouse, attempt: Attempt, *, source: str, rejects: pl.DataFrame, counts: Counts
+) -> None:
+    """Keeps the rejects of an attempt that stopped at its reject threshold.
+
+    In a transaction of its own: nothing that is published changes.
+    """
+    known = {name: count for name, count in counts.columns().items() if count is not None}
+    with warehouse.begin() as connection:
+        record_rejects(connection, attempt, source=source, rejects=rejects)
+        if known:
+            connection.execute(
+                sa.update(tables.attempts)
+                .where(tables.attempts.c.attempt == attempt.attempt)
+                .values(known)
+            )
+
+
+def record_rejects(
+    connection: sa.Connection, attempt: Attempt, *, source: str, rejects: pl.DataFrame
+) -> None:
+    """Writes rejects, in the caller's transaction.
+
+    Args:
+        connection: in whose transaction.
+        attempt: the attempt that read them.
+        source: the source's name.
+        rejects: columns `file`, `line`, `key`, `column`, `value`, `reason`.
+    """
+    import polars as pl
+
+    if rejects.is_empty():
+        return
+    frame = rejects.select("file", "line", "key", "column", "value", "reason").with_columns(
+        # Bad input may hold what a text column cannot.
+        pl.col(pl.String).str.replace_all("\0", "\ufffd", literal=True),
+        attempt=pl.lit(attempt.attempt),
+        source=pl.lit(source),
+        job=pl.lit(attempt.job),
+        partition_key=pl.lit(attempt.partition_key),
+    )
+    copy_in(connection, tables.rejects, frame)
+
+
+def record_dead_letters(
+    connection: sa.Connection, attempt: Attempt, dead_letters: pl.DataFrame
+) -> None:
+    """Writes dead letters, in the caller's transaction.
+
+    Args:
+        connection: in whose transaction.
+        attempt: the attempt that publishes.
+        dead_letters: columns `key`, `input_hash` (Binary), `reason`, `run_id`, `attempt`,
+            `machine`, `_input_id`, `_line`; `attempt` is the one that tried.
+    """
+    import polars as pl
+
+    if dead_letters.is_empty():
+        return
+    frame = dead_letters.select(
+        "key",
+        "input_hash",
+        "reason",
+        "run_id",
+        "machine",
+        inferred_attempt="attempt",
+        input_id="_input_id",
+        line="_line",
+        attempt=pl.lit(attempt.attempt),
+        job=pl.lit(attempt.job),
+        partition_key=pl.lit(attempt.partition_key),
+    ).with_columns(pl.col(pl.String).str.replace_all("\0", "\ufffd", literal=True))
+    copy_in(connection, tables.dead_letters, frame)
+
+
+def record_inputs(
+    connection: sa.Connection, attempt: Attempt, *, source: str, inputs: Iterable[Input]
+) -> None:
+    """Writes the files a publication was made from, in the caller's transaction."""
+    rows = [
+        {
+            "attempt": attempt.attempt,
+            "input_id": file.input_id,
+            "source": source,
+            "uri": redact(file.uri),
+            "version": file.version,
+            "digest": file.digest,
+            "bytes": file.bytes,
+            "rows": file.rows,
+        }
+        for file in inputs
+    ]
+    if rows:
+        connection.execute(sa.insert(tables.inputs), rows)
+
+
+def _keep_fingerprint(connection: sa.Connection, record: FingerprintRecord) -> None:
+    connection.execute(
+        insert(tables.fingerprints)
+        .values(
+            fingerprint=record.fingerprint,
+            engine=record.engine,
+            model_uri=None if record.model_uri is None else redact(record.model_uri),
+            model_digest=record.model_digest,
+            parameters=dict(record.parameters),
+            prepare_source=record.prepare_source,
+            described=dict(record.described),
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+def _interrupt_abandoned(connection: sa.Connection, job: str, partition_key: str) -> None:
+    """Under the lease nobody else is at work, so a running attempt has been killed."""
+    attempts = tables.attempts
+    abandoned = (
+        sa.update(attempts)
+        .where(attempts.c.job == job, attempts.c.partition_key == partition_key)
+        .where(attempts.c.outcome == "running")
+        .values(outcome="interrupted", ended_at=sa.func.now())
+        .returning(attempts.c.attempt)
+    )
+    for (token,) in connection.execute(abandoned):
+        _log.info("Attempt %d of %s %s ended without a word", token, job, partition_key)
+
+
+def _raise_token(connection: sa.Connection, job: str, partition_key: str, token: int) -> None:
+    fence = insert(tables.partitions).values(job=job, partition_key=partition_key, token=token)
+    connection.execute(
+        fence.on_conflict_do_update(
+            index_elements=["job", "partition_key"],
+            set_={"token": sa.func.greatest(tables.partitions.c.token, fence.excluded.token)},
+        )
+    )
+
+
+def _told(error: BaseException | str) -> str:
+    return error if isinstance(error, str) else f"{type(error).__name__}: {error}"

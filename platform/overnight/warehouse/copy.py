@@ -1,0 +1,158 @@
+"""Rows in and out of Postgres in bulk: polars frames through COPY.
+
+CSV text, written and parsed by polars as a whole column at a time: strings are always
+quoted and nulls never, which is how CSV tells an empty string from a null.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from overnight.errors import ContractError
+from overnight.warehouse.table import DIALECT, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import sqlalchemy as sa
+
+__all__ = ["copy_in", "copy_out", "refuse_nul"]
+
+_ROWS_AT_ONCE = 50_000
+_TIMESTAMP = "%Y-%m-%dT%H:%M:%S%.6f"
+
+
+def copy_in(
+    connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: Sequence[str] = ()
+) -> int:
+    """Appends the frame's rows to the table, by column name; returns how many.
+
+    Args:
+        connection: in whose transaction.
+        table: where to.
+        frame: the rows; a column that it lacks gets its default.
+        key: the columns that name a row in an error.
+
+    Raises:
+        ContractError: if a text holds NUL, which Postgres cannot store; names the column
+            and the row's key, and nothing has been sent.
+    """
+    refuse_nul(frame, key=key)
+    if frame.is_empty():
+        return 0
+    return copy_text(connection, quoted(table), frame, kinds=table.columns)
+
+
+def copy_text(
+    connection: sa.Connection,
+    target: str,
+    frame: pl.DataFrame,
+    *,
+    kinds: Mapping[str, sa.Column[Any]] | sa.ColumnCollection[str, sa.Column[Any]] | None = None,
+) -> int:
+    """`copy_in` for a table known by its quoted name; `kinds` tells arrays from vectors."""
+    names = ", ".join(DIALECT.identifier_preparer.quote(name) for name in frame.columns)
+    statement = f"COPY {target} ({names}) FROM STDIN (FORMAT csv)"
+    texts = [_as_text(name, kind, kinds) for name, kind in frame.schema.items()]
+    with _cursor(connection) as cursor:
+        with cursor.copy(statement) as copy:
+            for part in frame.iter_slices(_ROWS_AT_ONCE):
+                written = part.select(texts).write_csv(
+                    include_header=False, quote_style="non_numeric", null_value=""
+                )
+                copy.write(written.encode())
+        copied: int = cursor.rowcount
+    return copied
+
+
+def copy_out(
+    connection: sa.Connection,
+    query: str,
+    values: Sequence[Any],
+    schema: Mapping[str, pl.DataType | type[pl.DataType]],
+) -> pl.DataFrame:
+    """Reads a query's whole result, about as compact in memory as its text.
+
+    Args:
+        connection: in whose transaction it is read.
+        query: with `%s` for each of `values`.
+        values: the parameters.
+        schema: names and types of the result; Binary columns must come as hex.
+    """
+    text = BytesIO()
+    statement = f"COPY ({query}) TO STDOUT (FORMAT csv)"
+    with _cursor(connection) as cursor, cursor.copy(statement, values) as copy:
+        for block in copy:
+            text.write(block)
+    if not text.tell():
+        return pl.DataFrame(schema=schema)
+    binary = [name for name, kind in schema.items() if kind == pl.Binary]
+    text.seek(0)
+    frame = pl.read_csv(
+        text,
+        has_header=False,
+        schema={name: pl.String if name in binary else kind for name, kind in schema.items()},
+    )
+    return frame.with_columns(pl.col(binary).str.decode("hex"))
+
+
+def refuse_nul(frame: pl.DataFrame, *, key: Sequence[str]) -> None:
+    """Raises `ContractError` for the first text that holds NUL, also inside lists."""
+    for name, kind in frame.schema.items():
+        if kind == pl.String:
+            bad = frame[name].str.contains("\0", literal=True)
+        elif isinstance(kind, pl.List) and kind.inner == pl.String:
+            bad = frame[name].list.eval(pl.element().str.contains("\0", literal=True)).list.any()
+        else:
+            continue
+        if bad.any():
+            row = frame.row(int(bad.arg_true()[0]), named=True)
+            where = {part: row[part] for part in key if part in row}
+            message = (
+                f"Column {name!r} holds a NUL character in row {where}, which Postgres cannot "
+                "store: remove it in parse, or let the contract refuse it"
+            )
+            raise ContractError(message)
+
+
+def _cursor(connection: sa.Connection) -> Any:
+    raw: Any = connection.connection.driver_connection
+    return raw.cursor()
+
+
+def _as_text(
+    name: str,
+    kind: pl.DataType,
+    kinds: Mapping[str, sa.Column[Any]] | sa.ColumnCollection[str, sa.Column[Any]] | None,
+) -> pl.Expr:
+    column = pl.col(name)
+    if kind == pl.Binary:
+        return pl.lit("\\x") + column.bin.encode("hex")
+    if isinstance(kind, pl.Datetime):
+        zone = "" if kind.time_zone is None else "%:z"
+        return column.dt.strftime(_TIMESTAMP + zone)
+    if isinstance(kind, pl.Duration):
+        return pl.format("{} microseconds", column.dt.total_microseconds())
+    if isinstance(kind, (pl.List, pl.Array)):
+        declared = None if kinds is None or name not in kinds else kinds[name].type
+        is_array = declared is None or declared.__visit_name__ == "ARRAY"
+        return _list_as_text(column, kind, "{}" if is_array else "[]")
+    if isinstance(kind, (pl.Categorical, pl.Enum)):
+        return column.cast(pl.String)
+    return column
+
+
+def _list_as_text(column: pl.Expr, kind: pl.List | pl.Array, brackets: str) -> pl.Expr:
+    values = column.arr.to_list() if isinstance(kind, pl.Array) else column
+    element = pl.element()
+    if kind.inner == pl.String:
+        escaped = element.str.replace_all("\\", "\\\\", literal=True)
+        quoted_text = pl.lit('"') + escaped.str.replace_all('"', '\\"', literal=True) + pl.lit('"')
+        text = quoted_text
+    else:
+        text = element.cast(pl.String)
+    joined = values.list.eval(text.fill_null("NULL")).list.join(",")
+    return pl.lit(brackets[0]) + joined + pl.lit(brackets[1])

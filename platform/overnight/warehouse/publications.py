@@ -1,0 +1,101 @@
+"""What is published now: which rows, by which attempt, made with what.
+
+Input hashes come as compact frames (a million of them: tens of megabytes), to be joined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+import sqlalchemy as sa
+
+from overnight.lineage import tables
+from overnight.warehouse.copy import copy_out
+from overnight.warehouse.table import quoted
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+__all__ = ["CurrentPublication", "current_publication", "dead_letter_hashes", "published_hashes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentPublication:
+    """The publication of a partition that readers see."""
+
+    attempt: int
+    run_id: str
+    job: str
+    table: str
+    partition_key: str
+    fingerprint: str
+    output_version: str
+    published: int
+    data_version: str | None
+    published_at: dt.datetime
+
+
+def current_publication(
+    connection: sa.Connection, job: str, partition_key: str
+) -> CurrentPublication | None:
+    """What readers see of a job's partition now, or None."""
+    runs, fence = tables.runs.c, tables.partitions.c
+    query = (
+        sa.select(
+            runs.attempt,
+            runs.run_id,
+            runs.job,
+            runs.table_name.label("table"),
+            runs.partition_key,
+            runs.fingerprint,
+            runs.output_version,
+            runs.published,
+            runs.data_version,
+            runs.published_at,
+        )
+        .join_from(tables.runs, tables.partitions, fence.published_attempt == runs.attempt)
+        .where(fence.job == job, fence.partition_key == partition_key)
+    )
+    row = connection.execute(query).mappings().first()
+    return None if row is None else CurrentPublication(**row)
+
+
+def published_hashes(
+    connection: sa.Connection, table: sa.Table, partition_key: str
+) -> pl.DataFrame:
+    """The input hashes of the published rows: one column `input_hash`, unique."""
+    query = (
+        f"SELECT DISTINCT encode(_input_hash, 'hex') FROM {quoted(table)} "  # noqa: S608 - a quoted identifier
+        "WHERE partition_key = %s"
+    )
+    return copy_out(connection, query, [partition_key], {"input_hash": pl.Binary})
+
+
+def dead_letter_hashes(connection: sa.Connection, job: str, partition_key: str) -> pl.DataFrame:
+    """The dead letters of what is published now, to be carried over where nothing changed.
+
+    Columns: `key`, `input_hash` (Binary), `reason`, `run_id`, `attempt` (which tried),
+    `machine`, `_input_id`, `_line`.
+    """
+    query = (
+        "SELECT d.key, encode(d.input_hash, 'hex'), d.reason, d.run_id, d.inferred_attempt, "
+        "d.machine, d.input_id, d.line FROM lineage.current_dead_letters d "
+        "WHERE d.job = %s AND d.partition_key = %s"
+    )
+    return copy_out(
+        connection,
+        query,
+        [job, partition_key],
+        {
+            "key": pl.String,
+            "input_hash": pl.Binary,
+            "reason": pl.String,
+            "run_id": pl.String,
+            "attempt": pl.Int64,
+            "machine": pl.String,
+            "_input_id": pl.Int64,
+            "_line": pl.Int64,
+        },
+    )
