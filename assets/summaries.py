@@ -1,0 +1,68 @@
+"""Daily summaries: one sentence for each article of a day, by a language model on vLLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from overnight.contract import Contract, Field, Timestamp
+from overnight.engines.vllm import VllmGenerate
+from overnight.job import InferenceJob, OutputCheck, each_result, each_row
+from overnight.model import ModelRef
+
+from assets.models import lead_summarizer
+from assets.models.lead_summarizer.reference import prompt
+from assets.sources import articles
+
+BUNDLED = ModelRef(uri=str(lead_summarizer.PATH), digest=lead_summarizer.DIGEST)
+
+
+class DailySummary(Contract):
+    """One summary for each article of a day."""
+
+    article_id: str = Field(description="The article; key of the source `articles`.")
+    title: str = Field(description="The article's headline.")
+    language: str = Field(description="The article's language, ISO 639-1.")
+    published_at: Timestamp = Field(description="When the article went online.")
+    summary: str = Field(
+        description="What the article says, in one sentence.", str_length={"min_value": 1}
+    )
+    truncated: bool = Field(description="Whether the summary stopped at the token limit.")
+    output_tokens: int = Field(description="Tokens that the model generated.", ge=0)
+
+
+@each_row
+def summary_prompt(article: dict[str, Any]) -> str:
+    """Ask for the summary of an article's body."""
+    return prompt(article["body"])
+
+
+@each_result
+def parse_summary(result: dict[str, Any]) -> dict[str, Any]:
+    """Take the model's text as the summary."""
+    summary = result["text"].strip()
+    if not summary:
+        raise ValueError("the model generated no text")
+    return {"summary": summary, "truncated": result["finish_reason"] == "length"}
+
+
+daily_summaries = InferenceJob(
+    name="daily_summaries",
+    source=articles,
+    engine=VllmGenerate(
+        model=ModelRef.from_env("SUMMARY_MODEL", default=BUNDLED),
+        max_tokens=128,
+        temperature=0.0,
+    ),
+    prepare=summary_prompt,
+    parse=parse_summary,
+    output=DailySummary,
+    checks=(
+        OutputCheck(
+            name="truncated_share",
+            description="Summaries that stopped at the token limit. If it fails, raise "
+            "`max_tokens` or look at the prompts of the rows with `truncated`.",
+            breaks=lambda row: row.truncated,
+            max_share=0.05,
+        ),
+    ),
+)

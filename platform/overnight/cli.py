@@ -1,0 +1,247 @@
+"""The command line: land data, read results, keep a development installation up.
+
+What it works on (jobs and sources) comes from the code location, by default
+`assets.definitions`; `OVERNIGHT_DEFINITIONS` names another module with `JOBS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import sqlalchemy as sa
+
+from overnight.errors import ConfigError, OvernightError
+from overnight.home import Home
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from overnight.job import InferenceJob
+    from overnight.landing import LandReport, Source
+    from overnight.warehouse.connect import Warehouse
+
+
+class _Group(click.Group):
+    """Errors that a person can act on are shown as one message, not as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OvernightError as error:
+            from overnight.redact import redact
+
+            raise click.ClickException(redact(str(error))) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Batch inference at night that can be trusted in the morning."""
+
+
+@main.command()
+@click.argument("source")
+@click.argument("partition")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Replace files of the same name.")
+@click.option("--complete", is_flag=True, help="Say that the partition is complete (_SUCCESS).")
+def land(source: str, partition: str, files: tuple[Path, ...], *, replace: bool, complete: bool) -> None:
+    """Check FILES against SOURCE's contract and copy them into its landing zone.
+
+    PARTITION is a day, such as 2026-11-20.
+    """
+    from overnight.landing import land as land_files
+    from overnight.landing import mark_complete
+
+    declared = _source(source)
+    store = Home.from_env().store.open()
+    report = land_files(store, declared, partition, files, replace=replace)
+    _show_landing(declared, partition, report)
+    if complete:
+        mark_complete(store, declared, partition)
+
+
+@main.command()
+@click.argument("query")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
+)
+def sql(query: str, form: str) -> None:
+    """Read from the warehouse: published tables, and where they came from (lineage)."""
+    with _warehouse() as warehouse, warehouse.connect() as connection:
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        try:
+            result = connection.exec_driver_sql(query.replace("%", "%%"))
+        except sa.exc.DBAPIError as error:
+            raise ConfigError(str(error.orig).strip()) from error
+        if not result.returns_rows:
+            raise ConfigError("the statement returns no rows; only reading is possible here")
+        show(list(result.keys()), result.fetchall(), form)
+
+
+@main.command()
+@click.option("--tcp", is_flag=True, help="Open a TCP port on 127.0.0.1, and keep it open.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Which; 0: any free one.")
+def url(*, tcp: bool, port: int) -> None:
+    """Print the SQLAlchemy URL of the warehouse, for any SQL client.
+
+    The embedded warehouse runs as long as somebody uses it: with --tcp, until Ctrl-C.
+    """
+    with _warehouse() as warehouse:
+        if not (tcp or port):
+            click.echo(warehouse.url(hide_password=False))
+            return
+        exposed = warehouse.expose(port).render_as_string(hide_password=False)
+        click.echo(exposed)
+        click.echo("Open until Ctrl-C.", err=True)
+        from overnight.dev import wait_for_signal
+
+        wait_for_signal()
+
+
+@main.command("dead-letters")
+@click.argument("job")
+@click.option("--partition", help="Only this day's.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
+def dead_letters(job: str, partition: str | None, limit: int) -> None:
+    """Rows of JOB that could not be inferred, and why."""
+    _list_lineage(
+        "SELECT partition_key, key, reason, run_id, machine, line "
+        "FROM lineage.current_dead_letters WHERE job = :name",
+        _job(job).name,
+        partition,
+        limit,
+        f"no dead letters of {job}",
+    )
+
+
+@main.command()
+@click.argument("source")
+@click.option("--partition", help="Only this day's.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
+def rejects(source: str, partition: str | None, limit: int) -> None:
+    """Rows of SOURCE that broke its contract: file, line, column, value and reason."""
+    _list_lineage(
+        'SELECT DISTINCT partition_key, file, line, key, "column", value, reason '
+        "FROM lineage.current_rejects WHERE source = :name",
+        _source(source).name,
+        partition,
+        limit,
+        f"no rejects of {source}",
+    )
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True, type=click.IntRange(1, 65535))
+def dev(port: int) -> None:
+    """Keep the Dagster UI, the warehouse and warm engines up until Ctrl-C."""
+    from overnight.dev import serve
+
+    sys.exit(serve(Home.from_env(), port=port))
+
+
+@main.command()
+@click.option("--day", "days", multiple=True, help="A day to run; three by default.")
+@click.option("--rows", default=400, show_default=True, type=click.IntRange(1), help="Rows a day.")
+def demo(days: tuple[str, ...], rows: int) -> None:
+    """Land three days of demonstration data, run every job on them, and show the result."""
+    module = importlib.import_module(f"{_location().partition('.')[0]}.demo.show")
+    module.run(Home.from_env(), days=days, rows=rows)
+
+
+def show(names: Sequence[str], rows: Sequence[Sequence[Any]], form: str = "table") -> None:
+    """Print rows as a table, as CSV or as JSON lines."""
+    if form == "csv":
+        import csv
+
+        writer = csv.writer(sys.stdout)
+        writer.writerow(names)
+        writer.writerows(rows)
+    elif form == "json":
+        import json
+
+        for row in rows:
+            print(json.dumps(dict(zip(names, row, strict=True)), default=str))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*names)
+        for row in rows:
+            table.add_row(*("" if value is None else _plain(value) for value in row))
+        # Not a terminal: let lines be as long as they are, for grep.
+        Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+
+
+def _plain(value: object) -> str:
+    from rich.markup import escape
+
+    return escape(value.hex() if isinstance(value, bytes) else str(value))
+
+
+def _list_lineage(
+    query: str, name: str, partition: str | None, limit: int, none: str
+) -> None:
+    from overnight.landing import check_partition
+
+    where = ""
+    if partition is not None:
+        check_partition(partition)
+        where = " AND partition_key = :partition"
+    statement = sa.text(f"{query}{where} ORDER BY 1, line LIMIT :limit")
+    with _warehouse() as warehouse, warehouse.connect() as connection:
+        bound = {"name": name, "limit": limit}
+        if partition is not None:
+            bound["partition"] = partition
+        result = connection.execute(statement, bound)
+        rows = result.fetchall()
+    if rows:
+        show(list(result.keys()), rows)
+    else:
+        click.echo(none + (f" on {partition}" if partition else ""))
+
+
+def _show_landing(source: Source, partition: str, report: LandReport) -> None:
+    for landed in report.files:
+        click.echo(f"{landed.key}: {landed.rows} rows, {landed.rejected} rejected ({landed.action})")
+    if report.rejects.height:
+        show(report.rejects.columns, report.rejects.head(20).rows())
+        click.echo(
+            f"{report.rejected} rows break the contract of {source.name} and will not be "
+            f"inferred; the others of {partition} will."
+        )
+
+
+def _warehouse() -> Warehouse:
+    from overnight.warehouse.connect import Warehouse
+
+    home = Home.from_env()
+    return Warehouse.open(home=home.path, url=home.warehouse_url)
+
+
+def _location() -> str:
+    return os.environ.get("OVERNIGHT_DEFINITIONS") or "assets.definitions"
+
+
+def _jobs() -> tuple[InferenceJob, ...]:
+    sys.path.insert(0, str(Path.cwd()))
+    jobs: tuple[InferenceJob, ...] = importlib.import_module(_location()).JOBS
+    return jobs
+
+
+def _job(name: str) -> InferenceJob:
+    known = {job.name: job for job in _jobs()}
+    if name not in known:
+        raise ConfigError(f"there is no job {name!r}; there are: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def _source(name: str) -> Source:
+    known = {job.source.name: job.source for job in _jobs()}
+    if name not in known:
+        raise ConfigError(f"there is no source {name!r}; there are: {', '.join(sorted(known))}")
+    return known[name]

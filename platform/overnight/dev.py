@@ -1,0 +1,144 @@
+"""A development installation that stays up: warehouse, Ray head and Dagster, until Ctrl-C.
+
+For one machine and one person. How this runs in production is described under `infra/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from overnight.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from overnight.home import Home
+
+DAGSTER_YAML = """\
+telemetry:
+  enabled: false
+run_monitoring:
+  enabled: true
+concurrency:
+  runs:
+    max_concurrent_runs: 4
+"""
+STOP_TIMEOUT_S = 20
+
+
+def serve(home: Home, *, port: int) -> int:
+    """Keep everything up until SIGINT or SIGTERM; returns the exit status.
+
+    Raises:
+        ConfigError: if the port is taken.
+    """
+    _check_free(port)
+    with kept_up(home), stopping() as asked:
+        ui = subprocess.Popen(
+            [
+                *(_program("dagster"), "dev", "--workspace", "workspace.yaml"),
+                *("--host", "127.0.0.1", "--port", str(port)),
+            ],
+            env=environment(home),
+            start_new_session=True,  # Ctrl-C reaches us, and we stop it in order
+        )
+        print(f"Dagster: http://127.0.0.1:{port}   Ctrl-C stops everything.", flush=True)  # noqa: T201
+        threading.Thread(target=_watch, args=(ui, asked), daemon=True).start()
+        asked.wait()
+        return _stop(ui)
+
+
+@contextlib.contextmanager
+def kept_up(home: Home) -> Iterator[None]:
+    """Keep the warehouse and a Ray head up, so that runs find them warm."""
+    from overnight.warehouse.connect import Warehouse
+    from overnight.workers.cluster import keep_head
+
+    dagster_home(home)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(Warehouse.open(home=home.path, url=home.warehouse_url))
+        if home.ray_address is None and home.cluster.head() is None:
+            stack.enter_context(keep_head(home.cluster))
+        yield
+
+
+def dagster_home(home: Home) -> Path:
+    """Where Dagster keeps its history: `DAGSTER_HOME`, or a directory of the installation."""
+    path = Path(os.environ.get("DAGSTER_HOME") or home.path / "dagster")
+    path.mkdir(parents=True, exist_ok=True)
+    settings = path / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text(DAGSTER_YAML)
+    return path
+
+
+def environment(home: Home) -> dict[str, str]:
+    """The environment for a Dagster process of this installation."""
+    return {
+        **os.environ,
+        "OVERNIGHT_HOME": str(home.path),
+        "DAGSTER_HOME": str(dagster_home(home)),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set instead of what they did before."""
+    asked = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: asked.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait_for_signal() -> None:
+    """Return at SIGINT or SIGTERM."""
+    with stopping() as asked:
+        asked.wait()
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _watch(process: subprocess.Popen[bytes], asked: threading.Event) -> None:
+    process.wait()
+    asked.set()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """Stop a process and all that it started; its session is its own."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return max(0, process.wait())
+
+
+def _check_free(port: int) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} on 127.0.0.1 is taken by another program: choose another with --port"
+            ) from error

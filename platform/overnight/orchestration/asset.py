@@ -1,0 +1,142 @@
+"""A job as a Dagster asset: partitions, checks, retries, a schedule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from overnight.audit import check_names
+from overnight.errors import AuditFailedError, OvernightError
+from overnight.orchestration import metadata
+from overnight.orchestration.source import description
+from overnight.progress import Reporter
+from overnight.run import House, run_partition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from overnight.audit import Check
+    from overnight.job import InferenceJob
+    from overnight.report import PartitionReport
+
+DAILY_START = "2026-01-01"
+RETRIES = 3
+RETRY_WAIT_S = 2
+
+
+def inference_asset(
+    job: InferenceJob,
+    *,
+    partitions: dg.PartitionsDefinition[str],
+    schedule: str,
+    timezone: str,
+    group: str,
+    depends_on: Sequence[str] = (),
+    owners: Sequence[str] = (),
+    pool: str | None = None,
+) -> dg.Definitions:
+    """The asset of a job's output table, its job and its schedule.
+
+    Args:
+        job: what to infer; needs the resources `warehouse`, `store` and `cluster`.
+        partitions: one partition a day.
+        schedule: a cron line; each tick runs the day that has just ended.
+        timezone: the schedule's time zone, an IANA name.
+        group: the asset group in the UI.
+        depends_on: assets beyond the source, such as the model.
+        owners: who answers for the table, `team:name` or an e-mail address.
+        pool: Dagster's concurrency pool.
+    """
+    checks = check_names(job)
+
+    @dg.asset(
+        name=job.name,
+        partitions_def=partitions,
+        group_name=group,
+        description=description(job.output),
+        deps=[job.source.name, *depends_on],
+        metadata=metadata.of_job(job),
+        kinds={"postgres", job.engine.kind.split(".")[0]},
+        owners=list(owners),
+        code_version=job.code_version,
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=job.name, description=meaning, blocking=True)
+            for name, meaning in checks.items()
+        ],
+        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+        retry_policy=dg.RetryPolicy(
+            max_retries=RETRIES, delay=RETRY_WAIT_S, backoff=dg.Backoff.EXPONENTIAL
+        ),
+        required_resource_keys={"warehouse", "store", "cluster"},
+        pool=pool,
+    )
+    def asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        try:
+            report, total_rows = _run(job, context)
+        except AuditFailedError as error:
+            yield from _check_results(error.audit.checks)
+            raise dg.Failure(
+                f"nothing was published for {context.partition_key}: {error}", allow_retries=False
+            ) from error
+        except OvernightError as error:
+            if error.retryable:
+                raise
+            raise dg.Failure(str(error), allow_retries=False) from error
+        yield dg.MaterializeResult(
+            metadata=metadata.of_partition(report, total_rows),
+            data_version=dg.DataVersion(report.data_version),
+            check_results=list(_check_results(report.audit.checks)),
+        )
+
+    asset_job = dg.define_asset_job(f"{job.name}_job", selection=[asset])
+    return dg.Definitions(
+        assets=[asset],
+        jobs=[asset_job],
+        schedules=[
+            dg.ScheduleDefinition(
+                name=f"{job.name}_schedule",
+                job=asset_job,
+                cron_schedule=schedule,
+                execution_timezone=timezone,
+                execution_fn=_newest_partition(partitions),
+                description=f"Runs {job.name} for the day that has just ended.",
+            )
+        ],
+    )
+
+
+def _run(job: InferenceJob, context: dg.AssetExecutionContext) -> tuple[PartitionReport, int]:
+    resources = context.resources
+    reporter = Reporter(context.log.info)
+    with resources.warehouse.open() as warehouse:
+        house = House(
+            warehouse=warehouse,
+            store=resources.store.config,
+            cluster=resources.cluster.config,
+            scratch=resources.store.scratch,
+        )
+        report = run_partition(
+            job, context.partition_key, run_id=context.run_id, house=house, report=reporter
+        )
+        return report, warehouse.rows_in("published", job.name)
+
+
+def _check_results(checks: Sequence[Check]) -> Iterator[dg.AssetCheckResult]:
+    for check in checks:
+        yield dg.AssetCheckResult(
+            check_name=check.name,
+            passed=check.passed,
+            description=check.message,
+            metadata=dict(check.figures),
+        )
+
+
+def _newest_partition(partitions: dg.PartitionsDefinition[str]) -> Any:
+    def decide(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        ended = partitions.get_last_partition_key(context.scheduled_execution_time)
+        if ended is None:
+            return dg.SkipReason("no partition has ended yet")
+        return dg.RunRequest(run_key=ended, partition_key=ended)
+
+    return decide

@@ -1,0 +1,107 @@
+"""A partition's report as Dagster metadata, with the keys that its UI knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from overnight.contract import columns
+from overnight.orchestration import plots
+from overnight.orchestration.source import column_schema
+from overnight.report import QUANTILES
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from overnight.job import InferenceJob
+    from overnight.report import Inference, PartitionReport
+
+SHOWN = 120  # characters of a value in the sample
+
+
+def of_job(job: InferenceJob) -> dict[str, Any]:
+    """What is known of a job's table before it has run."""
+    return {
+        "dagster/table_name": f"published.{job.name}",
+        "dagster/column_schema": column_schema(job.output, job.output_key),
+        "dagster/column_lineage": column_lineage(job),
+        "engine": job.engine.kind,
+    }
+
+
+def column_lineage(job: InferenceJob) -> dg.TableColumnLineage:
+    """Columns that are carried come from their namesakes; the others from the source as a whole."""
+    source = dg.AssetKey(job.source.name)
+    of_source = [column.name for column in columns(job.source.contract)]
+    return dg.TableColumnLineage(
+        deps_by_column={
+            column.name: [
+                dg.TableColumnDep(asset_key=source, column_name=name)
+                for name in ([column.name] if column.name in of_source else of_source)
+            ]
+            for column in columns(job.output)
+        }
+    )
+
+
+def of_partition(report: PartitionReport, total_rows: int) -> dict[str, Any]:
+    """What a materialization shows.
+
+    Args:
+        report: what became of the partition.
+        total_rows: rows of the whole output table.
+    """
+    metadata: dict[str, Any] = {
+        **of_job(report.job),
+        "dagster/row_count": total_rows,
+        "dagster/partition_row_count": report.staged,
+        "rows_in": report.rows_in,
+        "published": report.published,
+        "rejected": report.rejected,
+        "dead_lettered": report.dead_lettered,
+        "inferred": report.inferred,
+        "reused": report.reused,
+        "attempt": report.attempt,
+        "fingerprint": report.fingerprint.id,
+        "model": dg.MetadataValue.json(dict(report.fingerprint.identity)),
+        "seconds": dg.MetadataValue.json({k: round(v, 3) for k, v in report.seconds.items()}),
+        "sample": dg.MetadataValue.md(markdown_table(report.sample)),
+    }
+    if not report.rows_in:
+        metadata["note"] = "The partition has no rows: an empty partition is published."
+    if report.inferred:
+        metadata |= _of_inference(report.inference)
+    return metadata
+
+
+def _of_inference(inference: Inference) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "rows_per_s": round(inference.rows_per_s, 2),
+        "throughput": dg.MetadataValue.md(plots.throughput(inference.samples)),
+    }
+    if inference.output_tokens or inference.prompt_tokens:
+        metadata |= {
+            "tokens_per_s": round(inference.tokens_per_s, 1),
+            "prompt_tokens": inference.prompt_tokens,
+            "output_tokens": inference.output_tokens,
+            "cached_tokens": inference.cached_tokens,
+            "output_length": dg.MetadataValue.md(plots.output_length(inference.output_lengths)),
+        }
+    for name, values in (("ttft", inference.ttft_s), ("latency", inference.latency_s)):
+        for quantile, value in zip(QUANTILES, values, strict=False):
+            metadata[f"{name}_p{quantile * 100:.0f}_s"] = round(value, 4)
+    return metadata
+
+
+def markdown_table(frame: pl.DataFrame) -> str:
+    """A frame as a Markdown table, long values cut."""
+    lines = ["| " + " | ".join(map(_cell, frame.columns)) + " |", "|---" * frame.width + "|"]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in frame.iter_rows()]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    text = " ".join(str(value).split())
+    cut = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return cut.replace("|", "\\|")

@@ -1,0 +1,98 @@
+"""What a job depends on, as observable assets: a landed source and a model.
+
+Observing one records its data version, so that Dagster shows which outputs were made from
+something that has changed since.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from overnight.contract import columns
+from overnight.landing import landed_partitions, landing_version
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from overnight.contract import Contract
+    from overnight.landing import Source
+    from overnight.model import ModelRef
+
+
+def source_asset(
+    source: Source,
+    *,
+    partitions: dg.PartitionsDefinition[str],
+    group: str,
+    owners: Sequence[str] = (),
+) -> dg.SourceAsset:
+    """A source in the landing zone; its data version is that of the files of each partition.
+
+    The resource `store` is asked when it is observed.
+    """
+
+    def observe(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
+        store = context.resources.store.config.open()
+        known = set(partitions.get_partition_keys())
+        landed = [partition for partition in landed_partitions(store, source) if partition in known]
+        return dg.DataVersionsByPartition(
+            {partition: landing_version(store, source, partition) for partition in landed}
+        )
+
+    del owners  # observable source assets take none
+    asset = dg.observable_source_asset(
+        observe_fn=observe,
+        name=source.name,
+        partitions_def=partitions,
+        group_name=group,
+        description=description(source.contract),
+        metadata={"dagster/column_schema": column_schema(source.contract), "key": source.key},
+        required_resource_keys={"store"},
+    )
+    assert isinstance(asset, dg.SourceAsset)
+    return asset
+
+
+def model_asset(name: str, model: ModelRef, *, group: str, description: str) -> dg.SourceAsset:
+    """A model; its data version is the digest of its files."""
+
+    def observe() -> dg.ObserveResult:
+        resolved = model.resolve()
+        return dg.ObserveResult(
+            data_version=dg.DataVersion(resolved.digest),
+            metadata={"uri": resolved.uri, "digest": resolved.digest},
+        )
+
+    asset = dg.observable_source_asset(
+        observe_fn=observe,
+        name=name,
+        group_name=group,
+        description=description,
+        metadata={"uri": model.uri},
+    )
+    assert isinstance(asset, dg.SourceAsset)
+    return asset
+
+
+def description(contract: type[Contract]) -> str:
+    """What a contract says of its table."""
+    return (contract.__doc__ or "").strip()
+
+
+def column_schema(contract: type[Contract], key: Sequence[str] = ()) -> dg.TableSchema:
+    """A contract's columns, as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=column.sql,
+                description=column.description,
+                constraints=dg.TableColumnConstraints(
+                    nullable=column.nullable, unique=key == (column.name,)
+                ),
+            )
+            for column in columns(contract)
+        ]
+    )

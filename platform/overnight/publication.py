@@ -1,0 +1,124 @@
+"""A job's published table: its declaration, what it holds already, what goes into it next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import sqlalchemy as sa
+
+from overnight.contract import sql_table
+from overnight.job import digest
+from overnight.lineage.record import Counts
+from overnight.warehouse.publications import (
+    current_publication,
+    dead_letter_hashes,
+    published_hashes,
+)
+from overnight.warehouse.publish import Publication
+from overnight.warehouse.schema import PUBLISHED
+
+if TYPE_CHECKING:
+    from overnight.audit import Audit
+    from overnight.job import Fingerprint, InferenceJob
+    from overnight.plan import Plan
+    from overnight.report import Inference
+    from overnight.results import Filled
+    from overnight.warehouse.connect import Warehouse
+    from overnight.warehouse.stage import Stage
+
+
+def published_table(job: InferenceJob) -> sa.Table:
+    """The output table: the contract's columns, then where each row came from."""
+    table = sql_table(
+        job.output,
+        schema=PUBLISHED,
+        name=job.name,
+        metadata=sa.MetaData(),
+        system_columns=[
+            _system("partition_key", sa.Text, "The partition, an ISO date"),
+            _system("_run_id", sa.Text, "The run that inferred the row"),
+            _system("_attempt", sa.BigInteger, "Its attempt: see lineage.attempts"),
+            _system("_machine", sa.Text, "The machine that inferred the row", nullable=True),
+            _system("_input_hash", sa.LargeBinary, "Digest of the source row and its request"),
+            _system("_input_id", sa.BigInteger, "The landing file: see lineage.inputs"),
+            _system("_line", sa.BigInteger, "The row in that file, from 1", nullable=True),
+        ],
+    )
+    table.append_constraint(sa.PrimaryKeyConstraint("partition_key", *job.output_key))
+    return table
+
+
+def _system(name: str, kind: Any, comment: str, *, nullable: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=nullable, comment=comment)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What the published table holds of a partition, as far as it can be taken over.
+
+    Attributes:
+        hashes: `input_hash` of published rows and of their publication's dead letters.
+        dead: those dead letters, with the columns of `Filled.dead`.
+    """
+
+    hashes: pl.DataFrame
+    dead: pl.DataFrame
+
+    @classmethod
+    def read(
+        cls, warehouse: Warehouse, job: InferenceJob, partition: str, fingerprint: Fingerprint
+    ) -> Earlier:
+        """Rows count only if model, parameters, `parse` and contract are still the same."""
+        with warehouse.connect() as connection:
+            dead = dead_letter_hashes(connection, job.name, partition)
+            current = current_publication(connection, job.name, partition)
+            if current is None or (current.fingerprint, current.output_version) != (
+                fingerprint.id,
+                fingerprint.output_version,
+            ):
+                return cls(pl.DataFrame(schema={"input_hash": pl.Binary}), dead.clear())
+            rows = published_hashes(connection, published_table(job), partition)
+        return cls(pl.concat([rows, dead.select("input_hash")]).unique(), dead)
+
+
+def publication(
+    job: InferenceJob,
+    plan: Plan,
+    filled: Filled,
+    audited: Audit,
+    inference: Inference,
+    stage: Stage,
+    fingerprint: Fingerprint,
+) -> Publication:
+    """All that the publish transaction writes."""
+    inputs = sorted(file.digest for file in plan.inputs)
+    return Publication(
+        stage=stage,
+        rows=filled.staged,
+        source=job.source.name,
+        counts=Counts(
+            rows_in=plan.rows_in,
+            rejected=plan.rejected,
+            reused=filled.reused,
+            inferred=filled.inferred,
+            dead_lettered=filled.dead.height,
+        ),
+        published=audited.published,
+        inputs=plan.inputs,
+        rejects=plan.rejects,
+        dead_letters=filled.dead.rename(
+            {"attempt": "inferred_attempt", "_input_id": "input_id", "_line": "line"}
+        ),
+        tokens_in=inference.prompt_tokens,
+        tokens_out=inference.output_tokens,
+        inference_seconds=inference.busy_seconds,
+        data_version=digest([fingerprint.id, fingerprint.output_version, inputs]),
+        summary={
+            "checks": {
+                check.name: {"passed": check.passed, "message": check.message}
+                for check in audited.checks
+            },
+        },
+    )

@@ -1,0 +1,268 @@
+"""The way of one partition through the house: read, plan, infer, audit, publish.
+
+`run_partition` is that way; each step lives in the module of its name. Nothing here knows
+Dagster, and nothing is visible to readers before the last step's transaction commits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from overnight.audit import audit
+from overnight.errors import (
+    AuditFailedError,
+    OvernightError,
+    PartitionBusyError,
+    StaleAttemptError,
+    TooManyRejectsError,
+)
+from overnight.job import digest
+from overnight.journal import Journal, collect
+from overnight.landing import Reader
+from overnight.lineage import record
+from overnight.plan import build_plan
+from overnight.publication import Earlier, publication, published_table
+from overnight.report import PartitionReport, Timings, measured
+from overnight.results import fill_stage, sample
+from overnight.warehouse.publications import publications
+from overnight.warehouse.publish import publish
+from overnight.warehouse.stage import Stage
+from overnight.warehouse.table import ensure_table
+from overnight.workers.actor import Assignment
+from overnight.workers.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from overnight.job import Fingerprint, InferenceJob
+    from overnight.lineage.record import Attempt
+    from overnight.plan import Plan
+    from overnight.store import StoreConfig
+    from overnight.warehouse.connect import Warehouse
+    from overnight.workers.cluster import ClusterConfig
+    from overnight.workers.pool import PoolProgress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """What a run needs around it.
+
+    Attributes:
+        warehouse: where results are published.
+        store: the landing zone and the journal.
+        cluster: where workers run.
+        scratch: a local directory for what a run needs only while it lasts.
+        journal_retention: how long journals are kept after their partition was published.
+    """
+
+    warehouse: Warehouse
+    store: StoreConfig
+    cluster: ClusterConfig
+    scratch: Path
+    journal_retention: dt.timedelta = dt.timedelta(days=7)
+
+
+def run_partition(
+    job: InferenceJob,
+    partition: str,
+    *,
+    run_id: str,
+    house: House,
+    report: Callable[[PoolProgress], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> PartitionReport:
+    """Work one partition through, from landing files to published rows.
+
+    Calling it again after any failure goes on where it was; calling it again after success
+    infers only what has changed.
+
+    Args:
+        job: what to infer.
+        partition: an ISO date.
+        run_id: names this run in lineage.
+        house: where to read, infer and publish.
+        report: called every few seconds while rows are inferred.
+        clock: monotonic seconds.
+
+    Raises:
+        OvernightError: one of the family, by cause; nothing that was published has changed.
+    """
+    fingerprint = job.fingerprint()
+    timings = Timings(clock)
+    with _attempt(job, partition, run_id, fingerprint, house) as attempt:
+        journal = Journal(house.store.open(), job.name, fingerprint.id, partition)
+        earlier = Earlier.read(house.warehouse, job, partition, fingerprint)
+        with timings("plan"), _keeping_rejects(house, attempt, job):
+            plan = _plan(job, partition, attempt, journal, earlier, house)
+        with plan:
+            with timings("infer"):
+                samples = _infer(job, plan, fingerprint, attempt, house, report)
+            with Stage(house.warehouse, published_table(job), attempt) as stage:
+                with timings("stage"):
+                    filled = fill_stage(job, plan, journal, stage, attempt.attempt, earlier.dead)
+                with timings("audit"):
+                    audited = audit(job, plan, filled, stage)
+                if not audited.passed:
+                    raise AuditFailedError(audited)
+                inference = measured(plan, filled, samples, timings.seconds["infer"])
+                rows = sample(job, stage)
+                with timings("publish"):
+                    final = publication(job, plan, filled, audited, inference, stage, fingerprint)
+                    publish(house.warehouse, final)
+    _collect_journals(job, house)
+    return PartitionReport(
+        job=job,
+        partition=partition,
+        attempt=attempt.attempt,
+        fingerprint=fingerprint,
+        rows_in=plan.rows_in,
+        rejected=plan.rejected,
+        published=audited.published,
+        dead_lettered=filled.dead.height,
+        inferred=filled.inferred,
+        reused=filled.reused,
+        staged=filled.staged,
+        data_version=final.data_version,
+        audit=audited,
+        inference=inference,
+        seconds=timings.seconds,
+        sample=rows,
+    )
+
+
+@contextlib.contextmanager
+def _attempt(
+    job: InferenceJob, partition: str, run_id: str, fingerprint: Fingerprint, house: House
+) -> Iterator[Attempt]:
+    """One try at the partition: it holds the lease, and how it ended is on record."""
+    with house.warehouse.begin() as connection:
+        ensure_table(connection, published_table(job))
+    attempt = record.start_attempt(
+        house.warehouse,
+        job=job.name,
+        table=f"published.{job.name}",
+        partition_key=partition,
+        run_id=run_id,
+        machine=socket.gethostname(),
+        fingerprint=record.FingerprintRecord(
+            fingerprint=fingerprint.id,
+            engine=fingerprint.engine,
+            model_uri=fingerprint.identity.get("model_uri"),
+            model_digest=fingerprint.identity.get("model_digest"),
+            parameters=fingerprint.identity,
+            prepare_source=fingerprint.prepare_source,
+        ),
+        output_version=fingerprint.output_version,
+    )
+    try:
+        yield attempt
+    except BaseException as error:
+        with contextlib.suppress(OvernightError):
+            record.finish_attempt(
+                house.warehouse, attempt, outcome=_outcome(error), error=error
+            )
+        raise
+    record.finish_attempt(house.warehouse, attempt, outcome="published")
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, StaleAttemptError | PartitionBusyError):
+        return "refused"
+    return "failed" if isinstance(error, Exception) else "interrupted"
+
+
+@contextlib.contextmanager
+def _keeping_rejects(house: House, attempt: Attempt, job: InferenceJob) -> Iterator[None]:
+    """Rejects are on record even when there are too many of them to go on."""
+    try:
+        yield
+    except TooManyRejectsError as error:
+        assert error.rejects is not None
+        record.record_failure_rejects(
+            house.warehouse,
+            attempt,
+            source=job.source.name,
+            rejects=error.rejects,
+            counts=record.Counts(rejected=error.rejects.height),
+        )
+        raise
+
+
+def _plan(
+    job: InferenceJob,
+    partition: str,
+    attempt: Attempt,
+    journal: Journal,
+    earlier: Earlier,
+    house: House,
+) -> Plan:
+    reader = Reader(house.store.open(), job.source, partition)
+    plan = build_plan(
+        reader,
+        key=job.source.key,
+        prepare=job.prepare,
+        carry=job.carried,
+        done=journal.done(),
+        published=earlier.hashes,
+        scratch=house.scratch / str(attempt.attempt),
+        split_rows=job.split_rows,
+        max_rejects=job.max_rejects,
+    )
+    to_infer = sum(split.rows for split in plan.splits)
+    log.info(
+        "%s %s: %d rows in, %d rejected, %d known already, %d to infer in %d splits",
+        job.name, partition, plan.rows_in, plan.rejected,
+        plan.wanted.height - to_infer, to_infer, len(plan.splits),
+    )  # fmt: skip
+    return plan
+
+
+def _infer(
+    job: InferenceJob,
+    plan: Plan,
+    fingerprint: Fingerprint,
+    attempt: Attempt,
+    house: House,
+    report: Callable[[PoolProgress], None],
+) -> list[PoolProgress]:
+    samples: list[PoolProgress] = []
+
+    def keep(progress: PoolProgress) -> None:
+        samples.append(progress)
+        report(progress)
+
+    assignment = Assignment(
+        job=job.name,
+        partition=attempt.partition_key,
+        attempt=attempt.attempt,
+        run_id=attempt.run_id,
+        fingerprint=fingerprint.id,
+        store=house.store,
+    )
+    # Jobs that declare the same engine with the same model share its warm workers.
+    name = f"{job.engine.kind}-{digest([dict(fingerprint.identity), repr(job.engine)])}"
+    Pool(house.cluster, job.engine, name=name, report=keep).infer(plan, assignment)
+    return samples
+
+
+def _collect_journals(job: InferenceJob, house: House) -> None:
+    """Forget journals whose partitions were published long ago; failing to is no failure."""
+    try:
+        published = publications(house.warehouse, job.name)
+        collect(
+            house.store.open(),
+            published=published,
+            retention=house.journal_retention,
+            now=dt.datetime.now(tz=dt.UTC),
+        )
+    except OvernightError as error:
+        log.warning("old journals of %s were not collected: %s", job.name, error)

@@ -1,0 +1,202 @@
+"""What runs on a machine: one warm engine, leased by runs. A plain class, made an actor by the pool.
+
+Several runs may hold a lease at once: their rows share the engine's window. A lease that its
+run does not renew is given up, and its rows with it, so that a run that was killed leaves no
+work behind; a newer attempt at the same partition takes over from an older one at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from overnight.errors import StaleAttemptError
+from overnight.journal import Journal
+from overnight.workers.loop import Progress, WorkerLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from overnight.engines.base import EngineSpec
+    from overnight.journal import JournalWriter
+    from overnight.store import StoreConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """Whose rows a worker infers, and where it journals them."""
+
+    job: str
+    partition: str
+    attempt: int
+    run_id: str
+    fingerprint: str
+    store: StoreConfig
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of this job, fingerprint and partition."""
+        return Journal(self.store.open(), self.job, self.fingerprint, self.partition)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """Where a worker runs, and since when its engine has been ready.
+
+    Attributes:
+        machine: host name.
+        pid: the actor's process.
+        engine_seconds: what starting the engine took; 0 if it was warm.
+    """
+
+    machine: str
+    pid: int
+    engine_seconds: float
+
+
+@dataclass(slots=True)
+class _Lease:
+    assignment: Assignment
+    writer: JournalWriter
+    renewed: float
+
+
+class Worker:
+    """One engine and the leases on it.
+
+    Args:
+        spec: the engine to start.
+        idle_timeout_s: seconds without a lease after which the worker ends itself.
+        lease_timeout_s: seconds without a sign of life after which a lease is given up.
+        leave: what ends the process; called from the watching thread.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        *,
+        idle_timeout_s: float,
+        lease_timeout_s: float,
+        leave: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._idle_timeout_s = idle_timeout_s
+        self._lease_timeout_s = lease_timeout_s
+        self._leave = leave
+        self._lock = threading.Lock()
+        self._leases: dict[int, _Lease] = {}
+        self._idle_since = clock()
+        self._machine = socket.gethostname()
+        self._loop = WorkerLoop(spec)
+        threading.Thread(target=self._watch, name="overnight-leases", daemon=True).start()
+
+    def lease(self, assignment: Assignment) -> WorkerInfo:
+        """Let an attempt use the engine; returns once the engine is ready.
+
+        An older attempt at the same partition loses its lease: what it finished is flushed
+        first, so that a journal read after this call shows all of it.
+
+        Raises:
+            StaleAttemptError: if a newer attempt at the partition holds a lease.
+        """
+        with self._lock:
+            older = [
+                lease
+                for lease in self._leases.values()
+                if (lease.assignment.job, lease.assignment.partition)
+                == (assignment.job, assignment.partition)
+            ]
+            newest = max((lease.assignment.attempt for lease in older), default=0)
+            if newest > assignment.attempt:
+                raise StaleAttemptError(
+                    f"attempt {assignment.attempt} at {assignment.job} {assignment.partition} "
+                    f"asks for a worker, but attempt {newest} has it"
+                )
+        for lease in older:
+            if lease.assignment.attempt < assignment.attempt:
+                self.release(lease.assignment.attempt)
+        with self._lock:
+            if assignment.attempt not in self._leases:
+                self._leases[assignment.attempt] = _Lease(
+                    assignment=assignment,
+                    writer=assignment.journal.writer(
+                        attempt=assignment.attempt, worker=f"{self._machine}-{os.getpid()}"
+                    ),
+                    renewed=self._clock(),
+                )
+        try:
+            seconds = self._loop.ready()
+        except BaseException:
+            self.release(assignment.attempt)
+            raise
+        return WorkerInfo(self._machine, os.getpid(), seconds)
+
+    def infer(self, attempt: int, split: str, rows: pa.Table) -> int:
+        """Infer rows and journal them; returns their number once every one is durable.
+
+        Raises:
+            StaleAttemptError: if the attempt holds no lease (any more).
+            EngineBrokenError: if the engine fails whatever it is given.
+            StoreError: if the journal cannot be written.
+        """
+        lease = self._leased(attempt)
+        provenance = {
+            "run_id": lease.assignment.run_id,
+            "attempt": attempt,
+            "machine": self._machine,
+        }
+        self._loop.run(split, rows, lease.writer, provenance).result()
+        return rows.num_rows
+
+    def progress(self, attempt: int) -> Progress:
+        """How far the attempt's rows are on this worker; renews the lease."""
+        self._leased(attempt).renewed = self._clock()
+        return self._loop.progress(attempt)
+
+    def release(self, attempt: int) -> None:
+        """Give a lease back: unfinished rows are dropped, finished ones flushed."""
+        with self._lock:
+            lease = self._leases.pop(attempt, None)
+            self._idle_since = self._clock()
+        if lease is not None:
+            self._loop.abort(attempt)
+            lease.writer.close()
+
+    def _leased(self, attempt: int) -> _Lease:
+        with self._lock:
+            if attempt not in self._leases:
+                raise StaleAttemptError(
+                    f"attempt {attempt} holds no lease on this worker: it was superseded by a "
+                    f"newer attempt, or gave no sign of life for {self._lease_timeout_s:g} s"
+                )
+            return self._leases[attempt]
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(min(1.0, self._idle_timeout_s / 4, self._lease_timeout_s / 4))
+            now = self._clock()
+            with self._lock:
+                silent = [
+                    attempt
+                    for attempt, lease in self._leases.items()
+                    if now - lease.renewed > self._lease_timeout_s
+                ]
+                idle = not self._leases and now - self._idle_since > self._idle_timeout_s
+            for attempt in silent:
+                log.warning("attempt %d gives no sign of life: its lease ends", attempt)
+                self.release(attempt)
+            if idle:
+                self._loop.close()
+                self._leave()
+                return

@@ -1,0 +1,133 @@
+"""The Ray that carries the workers: one that runs already, or one that lives as long as the run.
+
+Where it runs and what it offers; what is done on it is the pool's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from overnight.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NAMESPACE = "overnight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Where workers run.
+
+    Attributes:
+        address: `host:port` of a Ray head; None: the head that `overnight dev` or
+            `overnight demo` keeps up, if it does, else a Ray that is started for the run.
+        head_file: where a head that this installation keeps up leaves its address.
+        workers: how many workers to use; 0: one for each GPU, or for each node without any.
+        idle_timeout_s: seconds after which an unused warm engine is released.
+        lease_timeout_s: seconds without a sign of life after which a worker drops a run's rows.
+    """
+
+    address: str | None
+    head_file: Path
+    workers: int = 0
+    idle_timeout_s: float = 900.0
+    lease_timeout_s: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"cluster: workers is {self.workers}, must be 0 (automatic) or more")
+        for name in ("idle_timeout_s", "lease_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"cluster: {name} is {getattr(self, name)}, must be above 0")
+
+    def head(self) -> str | None:
+        """The address of the running head to use, if there is one."""
+        if self.address:
+            return self.address
+        try:
+            address = json.loads(self.head_file.read_text())["address"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return address if _answers(address) else None
+
+
+@contextlib.contextmanager
+def connected(config: ClusterConfig) -> Iterator[bool]:
+    """Be connected to Ray; yields whether engines may outlive the run (a head stays up).
+
+    Raises:
+        ConfigError: if the configured address does not answer.
+    """
+    import ray
+
+    head = config.head()
+    if config.address and not _answers(config.address):
+        raise ConfigError(
+            f"no Ray head answers at {config.address!r} (OVERNIGHT_RAY_ADDRESS): start one with "
+            "`ray start --head`, or leave it out to have one started"
+        )
+    with init(address=head or "local"):
+        try:
+            yield head is not None
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def init(**options: Any) -> Iterator[dict[str, Any]]:
+    """`ray.init` as this project wants it: quiet, without a dashboard or usage statistics."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if options.get("address") == "local":
+        options["include_dashboard"] = False
+    context = ray.init(
+        namespace=NAMESPACE,
+        log_to_driver=False,
+        configure_logging=False,
+        ignore_reinit_error=False,
+        **options,
+    )
+    yield context.address_info
+
+
+@contextlib.contextmanager
+def keep_head(config: ClusterConfig) -> Iterator[str]:
+    """Keep a Ray head up and leave its address for the runs of this installation to find."""
+    import ray
+
+    with init(address="local") as info:
+        address = info["gcs_address"]
+        config.head_file.parent.mkdir(parents=True, exist_ok=True)
+        config.head_file.write_text(json.dumps({"address": address, "pid": os.getpid()}))
+        try:
+            yield address
+        finally:
+            config.head_file.unlink(missing_ok=True)
+            ray.shutdown()
+
+
+def worker_count(config: ClusterConfig) -> tuple[int, float]:
+    """How many workers the connected cluster carries, and the GPUs of each."""
+    import ray
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    nodes = sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
+    return config.workers or gpus or max(1, nodes), 1.0 if gpus else 0.0
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return True
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,353 @@
+"""The pool: hands splits to workers and sees that every row of a plan ends in the journal.
+
+The durable unit is the row, so a lost worker costs what it had not journalled: its splits,
+less the rows that the journal holds, go to another worker. Distribution, placement and the
+detection of dead nodes are Ray's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+from overnight.errors import WorkersLostError
+from overnight.workers.actor import Assignment, Worker, WorkerInfo
+from overnight.workers.cluster import NAMESPACE, ClusterConfig, connected, worker_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from overnight.engines.base import EngineSpec
+    from overnight.plan import Plan, Split
+    from overnight.workers.loop import Progress
+
+log = logging.getLogger(__name__)
+
+AHEAD = 2  # splits that a worker holds at once, so that its engine's window stays full
+DEATHS_BEFORE_HALVING = 2
+FAILED_STARTS_IN_A_ROW = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PoolProgress:
+    """How far the inference of one partition is.
+
+    Attributes:
+        seconds: since the first worker was asked for.
+        rows: rows finished or failed, in the journal or about to be.
+        total: rows to infer.
+        prompt_tokens: tokens read so far.
+        output_tokens: tokens generated so far.
+        in_flight: rows that engines hold.
+        workers: workers that are ready.
+        lost: workers lost so far.
+    """
+
+    seconds: float
+    rows: int
+    total: int
+    prompt_tokens: int
+    output_tokens: int
+    in_flight: int
+    workers: int
+    lost: int
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Rows that travel together: a split, or what is left of one (`hashes`)."""
+
+    split: Split
+    hashes: pl.DataFrame | None = None
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class _Member:
+    """One worker, as the pool sees it."""
+
+    index: int
+    handle: Any
+    leasing: Any
+    info: WorkerInfo | None = None
+    pieces: dict[Any, _Piece] = field(default_factory=dict)
+    asking: Any = None
+    progress: Progress | None = None
+
+
+class Pool:
+    """Workers for one attempt at one partition.
+
+    Args:
+        config: where workers run.
+        spec: the engine that each of them starts.
+        report: called every `report_every_s` seconds while rows are inferred.
+        report_every_s: seconds between reports.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        spec: EngineSpec,
+        *,
+        name: str,
+        report: Callable[[PoolProgress], None],
+        report_every_s: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._spec = spec
+        self._name = name
+        self._report = report
+        self._report_every_s = report_every_s
+        self._clock = clock
+        self._started = clock()
+        self._lost = 0
+        self._failed_starts = 0
+        self._gone: list[Progress] = []
+
+    def infer(self, plan: Plan, assignment: Assignment) -> list[WorkerInfo]:
+        """Have every row of the plan's splits journalled; returns the workers that did it.
+
+        Raises:
+            WorkersLostError: if workers keep dying without one row getting done.
+            EngineBrokenError: if the engine fails whatever it is given.
+            StaleAttemptError: if a newer attempt took over.
+            StoreError: if the journal cannot be written.
+        """
+        if not plan.splits:
+            return []
+        with connected(self._config) as stays:
+            count, gpus = worker_count(self._config)
+            self._count, self._gpus, self._stays = count, gpus, stays
+            self._total = sum(split.rows for split in plan.splits)
+            members = [self._hire(index, assignment) for index in range(count)]
+            try:
+                return self._work(members, plan, assignment)
+            finally:
+                self._release(members, assignment.attempt)
+
+    def _hire(self, index: int, assignment: Assignment) -> _Member:
+        import ray
+
+        options: dict[str, Any] = {
+            "name": f"{self._name}-{index}",
+            "namespace": NAMESPACE,
+            "get_if_exists": True,
+            "max_concurrency": 32,
+            "max_restarts": 0,
+            "num_cpus": 0 if self._gpus else 1,
+            "num_gpus": self._gpus,
+            "scheduling_strategy": "SPREAD",
+        }
+        if self._stays:
+            options["lifetime"] = "detached"
+        handle = (
+            ray.remote(Worker)
+            .options(**options)
+            .remote(
+                self._spec,
+                idle_timeout_s=self._config.idle_timeout_s,
+                lease_timeout_s=self._config.lease_timeout_s,
+                leave=leave,
+            )
+        )
+        return _Member(index=index, handle=handle, leasing=handle.lease.remote(assignment))
+
+    def _work(
+        self, members: list[_Member], plan: Plan, assignment: Assignment
+    ) -> list[WorkerInfo]:
+        import ray
+
+        hired: list[WorkerInfo] = []
+        queue: deque[_Piece] = deque()
+        planned = False
+        reported = self._clock()
+        while not planned or queue or any(member.pieces for member in members):
+            for member in members:
+                while member.info and queue and len(member.pieces) < AHEAD:
+                    self._hand_out(member, queue.popleft(), plan, assignment)
+            waiting = [ref for member in members for ref in _references(member)]
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=self._report_every_s / 4)
+            for reference in ready:
+                member = next(m for m in members if reference in _references(m))
+                try:
+                    self._settle(member, reference, ray.get(reference), hired)
+                    if not planned and member.info:
+                        # Now that no older attempt is at work, what it left is known.
+                        queue.extend(self._pieces(plan, assignment))
+                        planned = True
+                except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError):
+                    members[members.index(member)] = self._replace(
+                        member, plan, assignment, queue
+                    )
+            if self._clock() - reported >= self._report_every_s:
+                reported = self._clock()
+                self._ask(members, assignment)
+                self._report(self.progress(members))
+        for member in members:
+            if member.info:
+                member.progress = ray.get(member.handle.progress.remote(assignment.attempt))
+        self._report(self.progress(members))
+        return hired
+
+    def _pieces(self, plan: Plan, assignment: Assignment) -> Iterator[_Piece]:
+        """The plan's splits less what is journalled by now; cut finer where workers would idle."""
+        done = assignment.journal.done().select("input_hash")
+        pieces: list[_Piece] = []
+        for split in plan.splits:
+            hashes = plan.hashes(split)
+            left = hashes.join(done, on="input_hash", how="anti", maintain_order="left")
+            if left.height:
+                whole = left.height == hashes.height
+                pieces.append(_Piece(split, None if whole else left))
+        self._total = sum(_height(piece) for piece in pieces)
+        while pieces and len(pieces) < self._count and max(map(_height, pieces)) > 1:
+            largest = max(pieces, key=_height)
+            pieces.remove(largest)
+            pieces.extend(_halves(largest, plan))
+        return iter(pieces)
+
+    def _hand_out(
+        self, member: _Member, piece: _Piece, plan: Plan, assignment: Assignment
+    ) -> None:
+        rows = plan.table(piece.split, piece.hashes)
+        reference = member.handle.infer.remote(
+            assignment.attempt, f"{assignment.attempt}-{piece.split.index}", rows
+        )
+        member.pieces[reference] = piece
+
+    def _settle(
+        self, member: _Member, reference: Any, value: Any, hired: list[WorkerInfo]
+    ) -> None:
+        if reference == member.leasing:
+            member.info, member.leasing = value, None
+            hired.append(value)
+            self._failed_starts = 0
+            log.info("worker %d is ready on %s (pid %d)", member.index, value.machine, value.pid)
+        elif reference == member.asking:
+            member.progress, member.asking = value, None
+        else:
+            del member.pieces[reference]
+
+    def _replace(
+        self, member: _Member, plan: Plan, assignment: Assignment, queue: deque[_Piece]
+    ) -> _Member:
+        """A worker died: what it had not journalled goes to the front of the queue."""
+        self._lost += 1
+        self._failed_starts += member.info is None
+        if member.progress:
+            self._gone.append(member.progress)
+        done = assignment.journal.done().select("input_hash")
+        left = [_remainder(piece, plan, done) for piece in member.pieces.values()]
+        lost = [piece for piece in left if _height(piece)]
+        log.warning(
+            "worker %d is lost; %d rows that it had not journalled are handed out again",
+            member.index,
+            sum(map(_height, lost)),
+        )
+        if self._failed_starts >= FAILED_STARTS_IN_A_ROW:
+            raise WorkersLostError(
+                f"{self._failed_starts} workers in a row died while they started: see the "
+                "workers' own logs in Ray's session directory"
+            )
+        for piece in sorted(lost, key=_height):
+            queue.extendleft(self._after_death(piece, plan, assignment))
+        return self._hire(member.index, assignment)
+
+    def _after_death(
+        self, piece: _Piece, plan: Plan, assignment: Assignment
+    ) -> list[_Piece]:
+        """Rows whose worker died again and again: halved, down to the row that kills it."""
+        piece.deaths += 1
+        if piece.deaths < DEATHS_BEFORE_HALVING:
+            return [piece]
+        if _height(piece) > 1:
+            return _halves(piece, plan)
+        self._bury(piece, plan, assignment)
+        return []
+
+    def _bury(self, piece: _Piece, plan: Plan, assignment: Assignment) -> None:
+        row = plan.table(piece.split, piece.hashes)
+        reason = f"killed its worker {piece.deaths} times"
+        record = row.drop_columns(["row", "request"])
+        for name, value, kind in (
+            ("failure", reason, pa.string()),
+            ("run_id", assignment.run_id, pa.string()),
+            ("attempt", assignment.attempt, pa.int64()),
+            ("machine", None, pa.string()),
+        ):
+            record = record.append_column(name, pa.array([value], kind))
+        for column in self._spec.result_schema:
+            record = record.append_column(column.name, pa.nulls(1, column.type))
+        writer = assignment.journal.writer(attempt=assignment.attempt, worker="pool")
+        try:
+            writer.append(record)
+            writer.flush()
+        finally:
+            writer.close()
+
+    def _ask(self, members: list[_Member], assignment: Assignment) -> None:
+        for member in members:
+            if member.info and member.asking is None:
+                member.asking = member.handle.progress.remote(assignment.attempt)
+
+    def progress(self, members: list[_Member]) -> PoolProgress:
+        """The sum over the workers, lost ones included."""
+        known = [*self._gone, *(member.progress for member in members if member.progress)]
+        return PoolProgress(
+            seconds=self._clock() - self._started,
+            rows=sum(p.rows for p in known),
+            total=self._total,
+            prompt_tokens=sum(p.prompt_tokens for p in known),
+            output_tokens=sum(p.output_tokens for p in known),
+            in_flight=sum(m.progress.in_flight for m in members if m.progress),
+            workers=sum(1 for member in members if member.info),
+            lost=self._lost,
+        )
+
+    def _release(self, members: list[_Member], attempt: int) -> None:
+        import ray
+
+        references = [member.handle.release.remote(attempt) for member in members if member.info]
+        ray.wait(references, num_returns=len(references), timeout=10) if references else None
+        if not self._stays:
+            closing = [member.handle.close.remote() for member in members]
+            ray.wait(closing, num_returns=len(closing), timeout=20)
+
+
+def leave() -> None:
+    """End the actor that this is called in, from any of its threads."""
+    import ray
+
+    ray.kill(ray.get_runtime_context().current_actor)
+
+
+def _references(member: _Member) -> list[Any]:
+    single = [ref for ref in (member.leasing, member.asking) if ref is not None]
+    return [*single, *member.pieces]
+
+
+def _height(piece: _Piece) -> int:
+    return piece.split.rows if piece.hashes is None else piece.hashes.height
+
+
+def _halves(piece: _Piece, plan: Plan) -> list[_Piece]:
+    hashes = plan.hashes(piece.split) if piece.hashes is None else piece.hashes
+    middle = hashes.height // 2
+    return [
+        _Piece(piece.split, part, piece.deaths) for part in (hashes[:middle], hashes[middle:])
+    ]
+
+
+def _remainder(piece: _Piece, plan: Plan, done: pl.DataFrame) -> _Piece:
+    hashes = plan.hashes(piece.split) if piece.hashes is None else piece.hashes
+    left = hashes.join(done, on="input_hash", how="anti", maintain_order="left")
+    return _Piece(piece.split, left, piece.deaths)

@@ -1,0 +1,36 @@
+"""The cluster: the Ray on which workers run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import dagster as dg
+from overnight.home import Home
+from overnight.workers.cluster import ClusterConfig
+from pydantic import Field
+
+
+class ClusterResource(dg.ConfigurableResource["ClusterResource"]):
+    """A running Ray head whose workers stay warm, or a local Ray for each run."""
+
+    address: str | None = Field(
+        default=None,
+        description="host:port of a Ray head; unset: the head that `overnight dev` keeps up, "
+        "else a local Ray that lives as long as the run.",
+    )
+    workers: int = Field(
+        default=0, description="Workers to use; 0: one for each GPU, or for each node without any."
+    )
+    idle_timeout_s: float = Field(
+        default=900.0, description="Seconds after which an unused warm engine is released."
+    )
+
+    @property
+    def config(self) -> ClusterConfig:
+        """What the pool needs to find its workers."""
+        return replace(
+            Home.from_env().cluster,
+            address=self.address,
+            workers=self.workers,
+            idle_timeout_s=self.idle_timeout_s,
+        )
