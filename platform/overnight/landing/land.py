@@ -36,7 +36,7 @@ ALREADY_THERE = "already there"
 class LandedFile:
     """One file: its key in the store, size in bytes, rows, and what was done with it.
 
-    `outcome` is `landed`, `replaced` or `already there` (the same content: nothing was done).
+    `action` is `landed`, `replaced` or `already there` (the same content: nothing was done).
     """
 
     name: str
@@ -45,7 +45,7 @@ class LandedFile:
     bytes: int
     rows: int
     rejected: int
-    outcome: str
+    action: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,13 @@ class LandReport:
         return sum(file.rejected for file in self.files)
 
 
-def land(
+def land(  # noqa: PLR0913 - configuration is keyword-only
     store: Store,
     source: Source,
     partition: str,
     files: Sequence[Path],
     *,
-    max_reject_share: float = 0.0,
+    max_reject_share: float = 0.05,
     replace: bool = False,
     scratch: Path | None = None,
 ) -> LandReport:
@@ -116,7 +116,7 @@ def land(
         )
         _require_few_rejects(report, max_reject_share)
         for file, copy in zip(report.files, copies, strict=True):
-            if file.outcome != ALREADY_THERE:
+            if file.action != ALREADY_THERE:
                 store.upload(file.key, copy)
     return report
 
@@ -159,7 +159,7 @@ def _copy(path: Path, directory: Path) -> Path:
         raise SourceError(message) from error
 
 
-def _check(
+def _check(  # noqa: PLR0913
     path: Path, copy: Path, store: Store, source: Source, key: str, *, replace: bool
 ) -> tuple[LandedFile, pl.DataFrame]:
     with copy.open("rb") as stream:
@@ -174,12 +174,12 @@ def _check(
             rejected += batch.rejects.height
             rejects = pl.concat([rejects, batch.rejects.head(_MAX_REJECTS_KEPT - rejects.height)])
     size = copy.stat().st_size
-    outcome = _outcome(store, key, digest, size, replace=replace)
-    landed = LandedFile(path.name, key, f"sha256:{digest}", size, rows, rejected, outcome)
+    action = _action(store, key, digest, size, replace=replace)
+    landed = LandedFile(path.name, key, f"sha256:{digest}", size, rows, rejected, action)
     return landed, rejects
 
 
-def _outcome(store: Store, key: str, digest: str, size: int, *, replace: bool) -> str:
+def _action(store: Store, key: str, digest: str, size: int, *, replace: bool) -> str:
     with contextlib.suppress(FileNotFoundError):
         if store.head(key).size == size:
             there = hashlib.sha256()
@@ -200,10 +200,11 @@ def _outcome(store: Store, key: str, digest: str, size: int, *, replace: bool) -
 def _require_few_rejects(report: LandReport, max_reject_share: float) -> None:
     if report.rejected <= max_reject_share * report.rows:
         return
-    lines = [
+    first = (
         f"{report.rejected} of {report.rows} rows break the contract of source {report.source!r}, "
         f"allowed is a share of {max_reject_share}; nothing was landed:"
-    ]
+    )
+    lines = [first]
     for row in report.rejects.head(_MAX_REJECTS_SHOWN).iter_rows(named=True):
         where = f"{row['file']}, line {row['line']}, column {row['column']!r}"
         lines.append(f"  {where}, value {row['value']}: {row['reason']}")

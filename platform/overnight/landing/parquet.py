@@ -92,19 +92,17 @@ def _fits(kind: pa.DataType, dtype: pl.DataType) -> bool:
         return True
     if isinstance(dtype, pl.List | pl.Array):
         inner = dtype.inner if isinstance(dtype.inner, pl.DataType) else dtype.inner()
-        is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-        return is_list and _fits(kind.value_type, inner)
-    if dtype.is_integer():
-        return bool(types.is_integer(kind))
-    if dtype.is_float():
-        return bool(types.is_floating(kind) or types.is_integer(kind))
-    if isinstance(dtype, pl.Datetime):
-        return bool(types.is_timestamp(kind))
-    if dtype == pl.Date:
-        return bool(types.is_date(kind))
-    if dtype == pl.Boolean:
-        return bool(types.is_boolean(kind))
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+        return any(is_one(kind) for is_one in lists) and _fits(kind.value_type, inner)
+    if dtype.is_numeric():
+        return bool(types.is_integer(kind) or (dtype.is_float() and types.is_floating(kind)))
+    accepted = {
+        pl.Boolean: (types.is_boolean,),
+        pl.Date: (types.is_date,),
+        pl.Datetime: (types.is_timestamp,),
+        pl.String: (types.is_string, types.is_large_string, types.is_string_view),
+    }
+    return any(is_one(kind) for is_one in accepted[dtype.base_type()])
 
 
 def _typed(batch: pa.RecordBatch, row: int, reading: FileReading) -> TypedBatch:
