@@ -15,6 +15,7 @@ from overnight.plan.duplicates import duplicate_keys
 from overnight.plan.hashing import encoded_sizes, input_hashes
 from overnight.plan.prepare import requests_of
 from overnight.plan.rejects import MaxRejects, RejectTally
+from overnight.plan.reuse import Reuse
 from overnight.plan.splits import STATE, Plan, cut, split_file
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def build_plan(
             key=key,
             prepare=prepare,
             carry=carry,
-            known=_known(done, published),
+            reuse=Reuse(published=published, done=done),
             files=files,
             split_rows=split_rows,
         )
@@ -112,14 +113,14 @@ class _Planner:
         key: str,
         prepare: Callable[[pl.DataFrame], Any],
         carry: Sequence[str],
-        known: pl.DataFrame,
+        reuse: Reuse,
         files: Path,
         split_rows: int,
     ) -> None:
         self._key = key
         self._prepare = prepare
         self._carry = list(carry)
-        self._known = known
+        self._reuse = reuse
         self._files = files
         self._spool = _Spool(files, split_rows)
         self._index = [pl.DataFrame(schema=_INDEX_SCHEMA)]
@@ -138,8 +139,9 @@ class _Planner:
             pl.col(self._key).cast(pl.String).alias("key"),
             "_input_id",
             "_line",
-        ).join(self._known, on="input_hash", how="left", maintain_order="left")
-        waits = index["state"].is_null()
+        )
+        index = index.with_columns(self._reuse.states(index["input_hash"]))
+        waits = index["state"] == "infer"
         carried = source.select(pl.col(self._carry)).with_columns(_plain_text())
         rows = index.select("_read", "key", "input_hash").with_columns(request).hstack(carried)
         self._spool.add(rows.filter(waits))
@@ -148,7 +150,6 @@ class _Planner:
         nth = waits.cast(pl.Int64).cum_sum() - 1 + before
         self._index.append(
             index.with_columns(
-                pl.col("state").fill_null("infer"),
                 (nth // self._spool.split_rows).alias("_split"),
                 encoded_sizes(request).alias("_size"),
                 _prefixes(request, index["_read"]).alias("_prefix"),
@@ -225,15 +226,6 @@ class _Spool:
         with pa.ipc.new_file(str(path), table.schema, options=options) as writer:
             writer.write_table(table)
         self._next += 1
-
-
-def _known(done: pl.DataFrame, published: pl.DataFrame) -> pl.DataFrame:
-    """What needs no inference: `input_hash` (unique), `state`."""
-    frames = [
-        frame.select(pl.col("input_hash").cast(pl.Binary), pl.lit(state, STATE).alias("state"))
-        for frame, state in ((published, "published"), (done, "journal"))
-    ]
-    return pl.concat(frames).unique("input_hash", keep="first", maintain_order=True)
 
 
 def _prefixes(request: pl.Series, read: pl.Series) -> pl.Series:
