@@ -65,7 +65,7 @@ class Contract(pandera.DataFrameModel):
         strict = True
         coerce = False
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401 - pandera's own signature
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check the declaration now, where the traceback points at it."""
         super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
         try:
@@ -80,7 +80,7 @@ class Contract(pandera.DataFrameModel):
         cls.__row_checks__ = tuple(schema.checks)
 
     @classmethod
-    def build_schema_(cls, **kwargs: Any) -> DataFrameSchema:  # noqa: ANN401 - pandera's own
+    def build_schema_(cls, **kwargs: Any) -> DataFrameSchema:
         """Build pandera's schema, in which `X | None` says nullable, not absent."""
         schema = super().build_schema_(**kwargs)
         for column in schema.columns.values():

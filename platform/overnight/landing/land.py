@@ -68,7 +68,7 @@ class LandReport:
         return sum(file.rejected for file in self.files)
 
 
-def land(  # noqa: PLR0913 - configuration is keyword-only
+def land(
     store: Store,
     source: Source,
     partition: str,
@@ -159,7 +159,7 @@ def _copy(path: Path, directory: Path) -> Path:
         raise SourceError(message) from error
 
 
-def _check(  # noqa: PLR0913
+def _check(
     path: Path, copy: Path, store: Store, source: Source, key: str, *, replace: bool
 ) -> tuple[LandedFile, pl.DataFrame]:
     with copy.open("rb") as stream:

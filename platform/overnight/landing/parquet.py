@@ -33,8 +33,8 @@ def read_parquet(stream: BinaryIO, reading: FileReading) -> Iterator[TypedBatch]
     Raises:
         SourceError: if the file is not intact, or lacks a column, or has it in another type.
     """
-    import pyarrow as pa  # noqa: PLC0415 - only where Parquet is read
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     row = 0
     try:
@@ -84,7 +84,7 @@ def _check_schema(schema: pa.Schema, reading: FileReading) -> None:
 
 
 def _fits(kind: pa.DataType, dtype: pl.DataType) -> bool:
-    from pyarrow import types  # noqa: PLC0415
+    from pyarrow import types
 
     if types.is_dictionary(kind):
         kind = kind.value_type
@@ -117,7 +117,7 @@ def _typed(batch: pa.RecordBatch, row: int, reading: FileReading) -> TypedBatch:
 
 
 def _column(values: pa.Array, column: ColumnDecl) -> tuple[pl.Series, list[Problem]]:
-    from pyarrow import types  # noqa: PLC0415
+    from pyarrow import types
 
     if types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -144,8 +144,8 @@ def _column(values: pa.Array, column: ColumnDecl) -> tuple[pl.Series, list[Probl
 
 
 def _microseconds(values: pa.Array) -> pa.Array:
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.compute as pc  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     options = pc.CastOptions(pa.timestamp("us", tz="UTC"), allow_time_truncate=True)
     return pc.cast(values, options=options)
@@ -170,7 +170,7 @@ def _of_length(found: pl.Series, name: str, dtype: pl.Array) -> tuple[pl.Series,
 
 def _valid_text(values: pa.Array, name: str) -> tuple[pa.Array, list[Problem]]:
     """Set text that is not UTF-8 to null: Parquet does not check what a writer calls text."""
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     try:
         values.validate(full=True)

@@ -171,7 +171,7 @@ def _series_of_clean(name: str, dtype: pl.DataType, clean: list[Any]) -> pl.Seri
     return pl.Series(name, clean, dtype=dtype, strict=True)
 
 
-def _from_json(dtype: pl.DataType, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _from_json(dtype: pl.DataType, value: Any) -> Any:
     """Convert one value that is not null, or say what is wrong with it."""
     if type(value) not in _plain_types(dtype):
         expected = "an integer" if dtype.is_integer() else describe_range(dtype)
@@ -256,7 +256,7 @@ def _micros(text: str) -> int:
     return micros
 
 
-def _parse(text: str) -> Any:  # noqa: ANN401 - any JSON value
+def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
