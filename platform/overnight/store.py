@@ -294,14 +294,18 @@ class Store:
             message = f"{self.url}/{key} already exists"
             raise FileExistsError(message) from None
         except FileNotFoundError as error:
-            if "NoSuchBucket" in str(error):
-                self._fail(action, key, "there is no such bucket; create it, or correct the URL")
+            self._fail_without_bucket(action, key, error)
             if action in ("get", "head"):
                 message = f"{self.url}/{key} does not exist"
                 raise FileNotFoundError(message) from None
             self._fail(action, key, f"{_first_line(error)}; is the store still there?")
         except (BaseError, OSError) as error:
+            self._fail_without_bucket(action, key, error)
             self._fail(action, key, _first_line(error), retryable=True)
+
+    def _fail_without_bucket(self, action: str, key: str, error: Exception) -> None:
+        if "<Code>NoSuchBucket</Code>" in str(error):
+            self._fail(action, key, "there is no such bucket; create it, or correct the URL")
 
     def _fail(self, action: str, key: str, reason: str, *, retryable: bool = False) -> NoReturn:
         where = f"{self.url}/{key}" if key else self.url
@@ -332,8 +336,10 @@ def _version(e_tag: str | None) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    # What follows in obstore's messages is a dump of its internals.
-    return str(error).split("\n", 1)[0][:300]
+    # What follows in obstore's messages is the server's XML, or a dump of obstore's internals.
+    return (
+        str(error).split("\n", 1)[0].removesuffix(': <?xml version="1.0" encoding="utf-8"?>')[:300]
+    )
 
 
 def _open_new(path: Path, root: Path) -> IO[bytes]:
