@@ -73,7 +73,14 @@ class Contract(pandera.DataFrameModel):
         except (SchemaInitError, TypeError, NameError, ValueError) as error:
             message = f"contract {cls.__name__}: cannot be read as a declaration: {error}"
             raise ConfigError(message) from error
-        if len(schema.columns) < len(cls.__fields__):
+        fields = {
+            name
+            for base in cls.__mro__
+            if issubclass(base, Contract)
+            for name in vars(base).get("__annotations__", {})
+            if not name.startswith("_")
+        }
+        if len(schema.columns) < len(fields):
             message = f"contract {cls.__name__}: two fields have the same column name"
             raise ConfigError(message)
         cls.__columns__ = tuple(_declarations(cls.__name__, schema))
