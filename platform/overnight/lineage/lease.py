@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+import psycopg
 import sqlalchemy as sa
 
 from overnight.errors import PartitionBusyError
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from overnight.warehouse.connect import Warehouse
 
 __all__ = ["PartitionLease", "lease_key"]
+
+
+# The server takes a moment to notice that a killed process is gone.
+_DYING = "1s"
 
 
 def lease_key(job: str, partition_key: str) -> int:
@@ -38,7 +43,7 @@ class PartitionLease:
 
     @classmethod
     def take(cls, warehouse: Warehouse, *, job: str, partition_key: str) -> Self:
-        """Takes the lease or fails at once.
+        """Takes the lease, or fails after the second that a dying holder may need.
 
         Raises:
             PartitionBusyError: if another attempt holds it; names run, attempt, machine
@@ -47,16 +52,12 @@ class PartitionLease:
         """
         connection = warehouse.session()
         try:
-            query = sa.text("SELECT pg_try_advisory_lock(:key)")
-            key = lease_key(job, partition_key)
-            if connection.execute(query, {"key": key}).scalar_one():
+            if _lock(connection, lease_key(job, partition_key)):
                 return cls(connection)
+            raise PartitionBusyError(_busy(connection, job, partition_key))
         except BaseException:
             connection.close()
             raise
-        message = _busy(connection, job, partition_key)
-        connection.close()
-        raise PartitionBusyError(message)
 
     def alive(self) -> bool:
         """Whether the lease is still held, asked from the warehouse."""
@@ -73,8 +74,21 @@ class PartitionLease:
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sa.exc.DBAPIError):
-                # Detached from the pool: closing ends the session, and with it the lock.
+                # Closing would do as well, but the server notices that a moment later.
+                connection.execute(sa.text("SELECT pg_advisory_unlock_all()"))
+            with contextlib.suppress(sa.exc.DBAPIError):
                 connection.close()
+
+
+def _lock(connection: sa.Connection, key: int) -> bool:
+    connection.exec_driver_sql(f"SET lock_timeout = '{_DYING}'")
+    try:
+        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": key})
+    except sa.exc.OperationalError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            return False
+        raise
+    return True
 
 
 def _busy(connection: sa.Connection, job: str, partition_key: str) -> str:

@@ -62,6 +62,10 @@ class _Patience:
     longest_s: float = 2.0
 
 
+class _GivenUpError(WarehouseUnavailableError):
+    """The patience is used up already; an outer try does not begin anew."""
+
+
 class Warehouse:
     """An open warehouse; safe to share between threads. Close it, or use it in `with`."""
 
@@ -116,9 +120,8 @@ class Warehouse:
             if server is not None:
                 server.tcp_port = expose.wanted_port(home)
                 warehouse._retry(server.join)
-            with warehouse.begin() as connection:
-                _check_version(connection)
-                schema.ensure_schema(connection)
+            # All of it can be repeated, should the server be stopping just now.
+            warehouse._retry(warehouse._prepare)
         except BaseException:
             warehouse.close()
             raise
@@ -259,6 +262,11 @@ class Warehouse:
 
     # -- how it gets connections --
 
+    def _prepare(self) -> None:
+        with self.begin() as connection:
+            _check_version(connection)
+            schema.ensure_schema(connection)
+
     def _embedded(self, what: str) -> EmbeddedServer:
         if self._server is None:
             message = f"Only the embedded warehouse can {what}; this one is {self.url()}"
@@ -315,13 +323,15 @@ class Warehouse:
             tries += 1
             try:
                 return action()
+            except _GivenUpError:
+                raise
             except (psycopg.OperationalError, WarehouseUnavailableError) as error:
                 said = redact(str(error)).strip()
                 if any(sign in said for sign in _HOPELESS):
                     message = f"The warehouse {self._described()} refuses this connection: {said}"
                     raise ConfigError(message) from None
                 if tries > 1 and time.monotonic() + pause > give_up:
-                    raise WarehouseUnavailableError(self._given_up(tries, said)) from None
+                    raise _GivenUpError(self._given_up(tries, said)) from None
                 _log.info("The warehouse %s did not answer: %s", self._described(), said)
             time.sleep(pause)
             pause = min(2 * pause, self._patience.longest_s)

@@ -56,7 +56,7 @@ def copy_text(
     """`copy_in` for a table known by its quoted name; `kinds` tells arrays from vectors."""
     names = ", ".join(DIALECT.identifier_preparer.quote(name) for name in frame.columns)
     statement = f"COPY {target} ({names}) FROM STDIN (FORMAT csv)"
-    texts = [_as_text(name, kind, kinds) for name, kind in frame.schema.items()]
+    texts = [_as_text(name, kind, kinds).alias(name) for name, kind in frame.schema.items()]
     with _cursor(connection) as cursor:
         with cursor.copy(statement) as copy:
             for part in frame.iter_slices(_ROWS_AT_ONCE):

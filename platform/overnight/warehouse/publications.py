@@ -18,7 +18,13 @@ from overnight.warehouse.table import quoted
 if TYPE_CHECKING:
     import datetime as dt
 
-__all__ = ["CurrentPublication", "current_publication", "dead_letter_hashes", "published_hashes"]
+__all__ = [
+    "CurrentPublication",
+    "current_publication",
+    "dead_letter_hashes",
+    "publications",
+    "published_hashes",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,3 +105,13 @@ def dead_letter_hashes(connection: sa.Connection, job: str, partition_key: str) 
             "_line": pl.Int64,
         },
     )
+
+
+def publications(warehouse: Warehouse, job: str) -> list[tuple[str, str, datetime.datetime]]:
+    """When each partition of a job was last published: (job, partition, time)."""
+    c = tables.partitions.c
+    query = sa.select(c.job, c.partition_key, c.published_at).where(
+        c.job == job, c.published_at.is_not(None)
+    )
+    with warehouse.connect() as connection:
+        return [(row.job, row.partition_key, row.published_at) for row in connection.execute(query)]

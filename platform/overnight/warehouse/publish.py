@@ -21,7 +21,7 @@ from overnight.errors import (
 )
 from overnight.lineage import tables
 from overnight.lineage.record import record_dead_letters, record_inputs, record_rejects
-from overnight.warehouse.stage import StagingLostError
+from overnight.warehouse.stage import KEEP_ROWCOUNT, StagingLostError
 from overnight.warehouse.table import quoted
 
 if TYPE_CHECKING:
@@ -202,7 +202,8 @@ def _replace_rows(connection: sa.Connection, publication: Publication) -> int:
     there = table.c.partition_key == publication.attempt.partition_key
     replaced = connection.execute(sa.delete(table).where(there)).rowcount
     rows = sa.select(*(stage.table.c[name] for name in names))
-    inserted = connection.execute(sa.insert(table).from_select(names, rows)).rowcount
+    insertion = sa.insert(table).from_select(names, rows)
+    inserted = connection.execute(insertion, execution_options=KEEP_ROWCOUNT).rowcount
     if inserted == 0 < publication.rows:
         raise StagingLostError(lost.format(found=inserted))
     if inserted != publication.rows:

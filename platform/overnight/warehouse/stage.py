@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from overnight.lineage.record import Attempt
     from overnight.warehouse.connect import Warehouse
 
-__all__ = ["Stage", "StagingLostError"]
+__all__ = ["KEEP_ROWCOUNT", "Stage", "StagingLostError"]
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 63
+# SQLAlchemy drops the count of an insert otherwise.
+KEEP_ROWCOUNT = {"preserve_rowcount": True}
 _COPYING = "stage.before_copy"
 _COPIED = "stage.after_copy"
 crashpoints.register(_COPYING, _COPIED)
@@ -138,7 +140,8 @@ class Stage:
             )
             copy_text(connection, "reused", hashes.select("input_hash", "_input_id", "_line"))
             connection.exec_driver_sql("ANALYZE reused")
-            return connection.execute(sa.insert(self.table).from_select(names, rows)).rowcount
+            insertion = sa.insert(self.table).from_select(names, rows)
+            return connection.execute(insertion, execution_options=KEEP_ROWCOUNT).rowcount
 
     def count(self) -> int:
         """How many rows are staged."""
