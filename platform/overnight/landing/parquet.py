@@ -7,7 +7,7 @@ microseconds are cut. A value that does not fit rejects its row.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from overnight.contract import ColumnDecl
 
 _BUFFER_BYTES = 1 << 20
+_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
 def read_parquet(stream: BinaryIO, reading: FileReading) -> Iterator[TypedBatch]:
@@ -119,36 +120,47 @@ def _typed(batch: pa.RecordBatch, row: int, reading: FileReading) -> TypedBatch:
 def _column(values: pa.Array, column: ColumnDecl) -> tuple[pl.Series, list[Problem]]:
     from pyarrow import types
 
+    name, dtype = column.name, column.dtype
     if types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    problems: list[Problem] = []
-    if column.dtype == pl.String:
-        values, problems = _valid_text(values, column.name)
-    if isinstance(column.dtype, pl.Datetime):
-        values = _microseconds(values)
-    found = pl.Series(column.name, pl.from_arrow(values))
-    if isinstance(column.dtype, pl.Array) and found.dtype != pl.Null:
-        found, problems = _of_length(found, column.name, column.dtype)
-    if isinstance(column.dtype, pl.Datetime):
-        wrong = outside_calendar(found)
-        reason = "in UTC it is outside the years 1 to 9999"
-        typed = found.set(wrong, None)
-    else:
-        typed = found.cast(column.dtype, strict=False)
-        wrong = typed.is_null() & found.is_not_null()
-        reason = f"must be {describe_range(column.dtype)}"
-    for index in wrong.arg_true().to_list():
-        value = str(values[index]) if isinstance(column.dtype, pl.Datetime) else found[index]
-        problems.append(Problem(index, column.name, shown(value), reason))
+    if types.is_null(values.type):
+        return pl.Series(name, [None] * len(values), dtype=dtype), []
+    if isinstance(dtype, pl.Datetime):
+        return _instants(values, name, dtype)
+    values, problems = _valid_text(values, name)
+    found = pl.Series(name, pl.from_arrow(values))
+    if isinstance(dtype, pl.Array):
+        found, wrong_lengths = _of_length(found, name, dtype)
+        problems += wrong_lengths
+    typed = found.cast(dtype, strict=False)
+    reason = f"must be {describe_range(dtype)}"
+    problems += [
+        Problem(row, name, shown(found[row]), reason)
+        for row in (typed.is_null() & found.is_not_null()).arg_true().to_list()
+    ]
     return typed, problems
 
 
-def _microseconds(values: pa.Array) -> pa.Array:
+def _instants(values: pa.Array, name: str, dtype: pl.Datetime) -> tuple[pl.Series, list[Problem]]:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    options = pc.CastOptions(pa.timestamp("us", tz="UTC"), allow_time_truncate=True)
-    return pc.cast(values, options=options)
+    unit: str = values.type.unit
+    ticks = pl.Series(name, pl.from_arrow(values.cast(pa.int64())), dtype=pl.Int64)
+    if unit == "ns":
+        # 64 bits of nanoseconds cannot leave the calendar.
+        return (ticks // 1000).cast(dtype), []
+    micros = _MICROSECONDS[unit]
+    wrong = outside_calendar(ticks, micros)
+    problems = [
+        Problem(
+            row,
+            name,
+            f"{ticks[row]} {unit} since 1970",
+            "in UTC it is outside the years 1 to 9999",
+        )
+        for row in wrong.arg_true().to_list()
+    ]
+    return (ticks.set(wrong, None) * micros).cast(dtype), problems
 
 
 def _of_length(found: pl.Series, name: str, dtype: pl.Array) -> tuple[pl.Series, list[Problem]]:
@@ -157,12 +169,12 @@ def _of_length(found: pl.Series, name: str, dtype: pl.Array) -> tuple[pl.Series,
     wrong = (lengths != dtype.size).fill_null(value=False)
     problems = [
         Problem(
-            index,
+            row,
             name,
-            shown(lists[index].to_list()),
-            f"must have {dtype.size} elements, has {lengths[index]}",
+            shown(lists[row].to_list()),
+            f"must have {dtype.size} elements, has {lengths[row]}",
         )
-        for index in wrong.arg_true().to_list()
+        for row in wrong.arg_true().to_list()
     ]
     kept = pl.select(pl.when(~wrong).then(lists).alias(name)).to_series()
     return kept, problems
@@ -175,14 +187,23 @@ def _valid_text(values: pa.Array, name: str) -> tuple[pa.Array, list[Problem]]:
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
-        texts: list[str | None] = []
+        is_list = hasattr(values.type, "value_type")
+        binary = pa.large_list(pa.large_binary()) if is_list else pa.large_binary()
+        texts: list[Any] = []
         problems: list[Problem] = []
-        for index, value in enumerate(values.cast(pa.large_binary()).to_pylist()):
+        for row, value in enumerate(values.cast(binary).to_pylist()):
             try:
-                texts.append(None if value is None else value.decode())
+                texts.append(_decoded(value))
             except UnicodeDecodeError as error:
                 texts.append(None)
-                reason = f"is not UTF-8 at byte {error.start + 1} (0x{value[error.start]:02x})"
-                problems.append(Problem(index, name, shown(value), reason))
-        return pa.array(texts, pa.large_string()), problems
+                bad = f"byte {error.start + 1} (0x{error.object[error.start]:02x})"
+                problems.append(Problem(row, name, shown(value), f"is not UTF-8 at {bad}"))
+        kind = pa.large_list(pa.large_string()) if is_list else pa.large_string()
+        return pa.array(texts, kind), problems
     return values, []
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decoded(element) for element in value]
+    return None if value is None else value.decode()

@@ -114,9 +114,9 @@ def describe_range(dtype: pl.DataType) -> str:
     return "an array" if dtype.is_nested() else "a string"
 
 
-def outside_calendar(values: pl.Series) -> pl.Series:
-    """Mask the timestamps outside the years 1 to 9999."""
-    return ~values.cast(pl.Int64).is_between(_FIRST, _LAST).fill_null(value=True)
+def outside_calendar(ticks: pl.Series, micros: int) -> pl.Series:
+    """Mask the instants outside the years 1 to 9999, in ticks of `micros` µs since 1970."""
+    return ~ticks.is_between(_FIRST // micros, _LAST // micros).fill_null(value=True)
 
 
 def _plain_types(dtype: pl.DataType) -> frozenset[type]:
@@ -145,7 +145,8 @@ def _series(name: str, dtype: pl.DataType, values: Sequence[Any]) -> pl.Series:
         days = [None if value is None else dt.date.fromisoformat(value) for value in values]
         return pl.Series(name, days, dtype=pl.Date)
     series = pl.Series(name, values, dtype=dtype, strict=True)
-    if dtype == pl.Float32 and series.is_infinite().any():
+    flat = series.explode(empty_as_null=False) if dtype.is_nested() else series
+    if flat.dtype == pl.Float32 and flat.is_infinite().any():
         message = "out of range"
         raise OverflowError(message)
     return series
