@@ -42,6 +42,11 @@ register("journal.before_put", "journal.after_put")
 T = TypeVar("T")
 
 
+def flush_interval(cost: float) -> float:
+    """Seconds to wait after a flush that took `cost` seconds."""
+    return min(max(FLUSH_SHARE * cost, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+
+
 class JournalWriter:
     """Appends records to one journal. Thread-safe; use it as a context manager or `close` it.
 
@@ -266,9 +271,7 @@ class JournalWriter:
         # Half the old, half the new: one slow write does not slow the next ten minutes down.
         self._cost = cost if self._cost == 0 else (self._cost + cost) / 2
         interval = self._fixed_interval
-        if interval is None:
-            interval = min(max(FLUSH_SHARE * self._cost, SHORTEST_INTERVAL), LONGEST_INTERVAL)
-        self._next_flush = ended + interval
+        self._next_flush = ended + (flush_interval(self._cost) if interval is None else interval)
 
     def _acknowledge(self, rows: int) -> None:
         with self._changed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 import pyarrow as pa
 
-from overnight.errors import ConfigError
+from overnight.errors import ConfigError, OvernightError
 from overnight.plan.duplicates import duplicate_keys
 from overnight.plan.hashing import encoded_sizes, input_hashes
 from overnight.plan.prepare import requests_of
@@ -95,9 +97,11 @@ def build_plan(
             split_rows=split_rows,
         )
         tally = RejectTally(max_rejects)
-        for batch in reader.batches():
+        batches = reader.batches()
+        name_of = functools.partial(_name_of, reader, batches)
+        for batch in batches:
             tally.add(batch.rejects)
-            planner.add(batch, reader)
+            planner.add(batch, name_of)
         return planner.finish(tally, list(reader.inputs))
     except BaseException:
         shutil.rmtree(files, ignore_errors=True)
@@ -127,11 +131,11 @@ class _Planner:
         self._read = 0
         self._request_type: pl.DataType | None = None
 
-    def add(self, batch: Batch, reader: Reads) -> None:
+    def add(self, batch: Batch, name_of: Callable[[int], str]) -> None:
         if batch.frame.is_empty():
             return
         source = batch.frame.drop("_input_id", "_line")
-        request = requests_of(self._prepare, source, batch.frame, self._key, reader)
+        request = requests_of(self._prepare, source, batch.frame, self._key, name_of)
         self._check_type(request)
         index = batch.frame.select(
             pl.int_range(self._read, self._read + pl.len(), dtype=pl.Int64).alias("_read"),
@@ -226,6 +230,16 @@ class _Spool:
         with pa.ipc.new_file(str(path), table.schema, options=options) as writer:
             writer.write_table(table)
         self._next += 1
+
+
+def _name_of(reader: Reads, batches: Iterator[Batch], input_id: int) -> str:
+    """A file's name for an error: it is known once the file has been read to its end."""
+    known: set[int] = set()
+    with contextlib.suppress(OvernightError):
+        while input_id not in known and next(batches, None) is not None:
+            known = {file.input_id for file in reader.inputs}
+    names = {file.input_id: file.uri for file in reader.inputs}
+    return names.get(input_id, f"input {input_id}")
 
 
 def _prefixes(request: pl.Series, read: pl.Series) -> pl.Series:

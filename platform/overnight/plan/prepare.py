@@ -11,8 +11,6 @@ from overnight.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overnight.plan.build import Reads
-
 _NO_REQUEST = (pl.Null, pl.Object, pl.Unknown)
 
 
@@ -21,7 +19,7 @@ def requests_of(
     source: pl.DataFrame,
     located: pl.DataFrame,
     key: str,
-    reader: Reads,
+    name_of: Callable[[int], str],
 ) -> pl.Series:
     """The requests of some source rows.
 
@@ -30,7 +28,7 @@ def requests_of(
         source: The source's columns.
         located: The same rows with `_input_id` and `_line`.
         key: The key column.
-        reader: Knows the files' names.
+        name_of: A file's name from its `_input_id`; only called to fail.
 
     Returns:
         `request`, without nulls, as long as the source.
@@ -40,9 +38,9 @@ def requests_of(
     """
 
     def fail(what: str, row: int | None, cause: BaseException | None = None) -> NoReturn:
-        where = f"rows from {_place(located, 0, key, reader)}"
-        if row is not None:
-            where = _place(located, row, key, reader)
+        values = located.row(row or 0, named=True)
+        place = f"{name_of(values['_input_id'])}:{values['_line']} ({key}={values[key]!r})"
+        where = place if row is not None else f"rows from {place}"
         raise ConfigError(f"{_name(prepare)} {what}, {where}") from cause
 
     try:
@@ -85,14 +83,6 @@ def _first_wrong(wrong: Callable[[pl.DataFrame], bool], source: pl.DataFrame) ->
         else:
             return None
     return low
-
-
-def _place(located: pl.DataFrame, row: int, key: str, reader: Reads) -> str:
-    values = located.row(row, named=True)
-    names = {file.input_id: file.uri for file in reader.inputs}
-    # A file that is still being read may not be listed yet.
-    file = names.get(values["_input_id"], f"input {values['_input_id']}")
-    return f"{file}:{values['_line']} ({key}={values[key]!r})"
 
 
 def _name(function: Callable[..., Any]) -> str:
