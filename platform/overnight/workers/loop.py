@@ -399,7 +399,8 @@ class WorkerLoop:
         self._proven = True
 
     def _condemn(self, killer: int, error: BaseException) -> None:
-        self._unexplained = 0
+        # Its deaths are explained, and an engine has answered others meanwhile.
+        self._fruitless = self._unexplained = 0
         reason = f"killed_engine: killed the engine, the last time alone: {error}"
         columns: dict[str, Any] = {
             ROW: pa.array([killer], pa.int64()),

@@ -1,0 +1,35 @@
+"""What runs inside vLLM's own process: the executor, on a leash. Imported there only.
+
+vLLM's engine core goes on for ever when the process that started it is killed without a
+word, and keeps the accelerator's memory: the next engine on that machine cannot start.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+
+class LeashedExecutor(UniProcExecutor):  # type: ignore[misc]  # vLLM is untyped here
+    """Computes in the engine core's process itself, which dies with its parent.
+
+    vLLM's default on CPU is one more process for the arithmetic; on two cores, three busy
+    processes get in each other's way.
+    """
+
+    def _init_executor(self) -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            threading.Thread(
+                target=_die_with, args=(parent,), name="overnight-leash", daemon=True
+            ).start()
+        super()._init_executor()
+
+
+def _die_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
