@@ -3,9 +3,9 @@ from __future__ import annotations
 import signal
 
 import pytest
+
 from overnight import crashpoints
 from overnight.errors import ConfigError
-
 from tests.warehouse.helpers import python
 
 PASS = """

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from overnight.redact import redact
 
 
@@ -26,9 +27,11 @@ def test_secrets_are_hidden(text: str) -> None:
     assert "***" in redact(text)
 
 
-@pytest.mark.parametrize("key", ["AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"])
+@pytest.mark.parametrize(
+    "key", ["AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"]
+)
 def test_aws_keys_are_hidden_wherever_they_stand(key: str) -> None:
-    assert redact(f"with {key}, denied") in {"with ***, denied"}
+    assert redact(f"with {key}, denied") == "with ***, denied"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+
 from overnight.errors import PartitionBusyError
 from overnight.lineage.lease import PartitionLease
 from overnight.lineage.record import (
@@ -13,7 +14,6 @@ from overnight.lineage.record import (
     record_failure_rejects,
 )
 from overnight.warehouse.connect import Warehouse
-
 from tests.warehouse.helpers import DAY, NO_REJECTS, new_table, python, read, start
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def test_tokens_rise_and_the_fence_holds_the_newest(warehouse: Warehouse) -> Non
 def test_a_second_attempt_at_once_is_told_who_is_at_work(warehouse: Warehouse) -> None:
     table = new_table(warehouse)
     first = start(warehouse, table, run_id="first")
-    says = f"attempt {first.attempt} of run first on host-a, since {first.started_at:%Y-%m-%d %H:%M}"
+    says = (
+        f"attempt {first.attempt} of run first on host-a, since {first.started_at:%Y-%m-%d %H:%M}"
+    )
     with pytest.raises(PartitionBusyError, match=says):
         start(warehouse, table, run_id="second")
     other_day = start(warehouse, table, day="2026-11-20")

@@ -4,8 +4,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from overnight.warehouse.connect import Warehouse
 
+from overnight.warehouse.connect import Warehouse
 from tests.warehouse.helpers import open_home
 
 if TYPE_CHECKING:

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import sqlalchemy as sa
+
 from overnight.lineage import record
 from overnight.warehouse.publish import Publication
-from overnight.warehouse.stage import Stage
 from overnight.warehouse.table import add_key, ensure_table, system_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from overnight.warehouse.connect import Warehouse
+    from overnight.warehouse.stage import Stage
 
 DAY = "2026-11-21"
 ROOT = Path(__file__).parents[2]

@@ -8,14 +8,14 @@ import socket
 import stat
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 import sqlalchemy as sa
+
 from overnight.errors import ConfigError, WarehouseUnavailableError
 from overnight.warehouse import embedded
 from overnight.warehouse.connect import Warehouse
-
 from tests.warehouse.helpers import open_home, python, read
 
 OPEN = """
@@ -153,9 +153,12 @@ def test_a_warehouse_that_is_down_says_where_and_how_often_it_was_tried_but_no_p
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://u:pass word@h:port/d", "sqlite:///x", "nonsense s3cret", "mysql://u:s3cret@h/d"]
+    "url",
+    ["postgresql://u:pass word@h:port/d", "sqlite:///x", "nonsense s3cret", "mysql://u:s3cret@h/d"],
 )
-def test_a_url_that_cannot_be_used_is_refused_without_repeating_it(empty_home: Path, url: str) -> None:
+def test_a_url_that_cannot_be_used_is_refused_without_repeating_it(
+    empty_home: Path, url: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         Warehouse.open(home=empty_home, url=url)
     assert "s3cret" not in str(caught.value)
@@ -179,7 +182,7 @@ def test_the_open_port_takes_its_password_only_and_reads_only(home: Path) -> Non
         wrong = url.set(password="wrong").render_as_string(hide_password=False)
         with pytest.raises(ConfigError, match="password authentication failed"):
             Warehouse.open(home=home, url=wrong)
-        with pytest.raises(ConfigError, match="no pg_hba|password"):
+        with pytest.raises(ConfigError, match=r"no pg_hba|password"):
             Warehouse.open(home=home, url=str(url.set(username="postgres", password="")))
         assert warehouse.expose() == url
     with Warehouse.open(home=home) as again:
@@ -211,7 +214,10 @@ def test_a_url_works_like_the_embedded_one_down_to_a_user_without_rights_on_role
 
 
 def test_a_connection_cut_in_the_block_is_the_projects_error(warehouse: Warehouse) -> None:
-    with pytest.raises(WarehouseUnavailableError, match="broke off"), warehouse.begin() as cut:
+    with (  # noqa: PT012 - the block is what is tested
+        pytest.raises(WarehouseUnavailableError, match="broke off"),
+        warehouse.begin() as cut,
+    ):
         pid = cut.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         with warehouse.begin() as other:
             other.exec_driver_sql("SELECT pg_terminate_backend(%s, 5000)", (pid,))

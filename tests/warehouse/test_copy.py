@@ -8,17 +8,19 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from overnight.errors import ContractError
-from overnight.warehouse.copy import copy_in, copy_out
 from polars.testing import assert_frame_equal
 from sqlalchemy.dialects import postgresql
+
+from overnight.errors import ContractError
+from overnight.warehouse.copy import copy_in, copy_out
 
 if TYPE_CHECKING:
     from overnight.warehouse.connect import Warehouse
 
 NASTY = [
     "", None, "NULL", "\\N", "\\.", "\\", '"', '""', "'", ",", "a\nb", "a\r\nb", "\r", "\n\\.\n",
-    "\t", " leading", "trailing ", "\u2028", "日本語", "🦉", "{1,2}", "\\x00", "a\\,b", "\x01", "\x7f",
+    "\t", " leading", "trailing ", "\u2028", "日本語", "🦉", "{1,2}", "\\x00", "a\\,b", "\x01",
+    "\x7f",
 ]  # fmt: skip
 
 
@@ -45,7 +47,9 @@ def test_a_single_text_column_holds_the_end_of_data_mark(warehouse: Warehouse) -
     assert round_trip(warehouse, table, frame) == frame.rows()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(
         st.tuples(
@@ -108,14 +112,17 @@ def test_lists_become_arrays(warehouse: Warehouse) -> None:
 
 
 def test_vectors_are_told_from_arrays(warehouse: Warehouse) -> None:
-    from overnight.contract import Vector  # noqa: PLC0415
+    from overnight.contract import Vector
 
     with warehouse.begin() as connection:
         connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector")
     table = temporary(sa.Column("v", Vector(3)))
     frame = pl.DataFrame({"v": [[0.1, 2.0, -3e-8], None]}, schema={"v": pl.Array(pl.Float32, 3)})
     first, second = round_trip(warehouse, table, frame)
-    assert pl.Series(first[0].strip("[]").split(",")).cast(pl.Float32).to_list() == frame["v"][0].to_list()
+    assert (
+        pl.Series(first[0].strip("[]").split(",")).cast(pl.Float32).to_list()
+        == frame["v"][0].to_list()
+    )
     assert second == (None,)
 
 
@@ -134,7 +141,11 @@ def test_what_is_read_is_what_is_there(warehouse: Warehouse) -> None:
         sa.Column("a", sa.Text), sa.Column("b", postgresql.BYTEA), sa.Column("c", sa.BigInteger)
     )
     frame = pl.DataFrame(
-        {"a": NASTY, "b": [None, b"", b"\0\xff"] + [b"x"] * (len(NASTY) - 3), "c": range(len(NASTY))},
+        {
+            "a": NASTY,
+            "b": [None, b"", b"\0\xff"] + [b"x"] * (len(NASTY) - 3),
+            "c": range(len(NASTY)),
+        },
         schema={"a": pl.String, "b": pl.Binary, "c": pl.Int64},
     )
     with warehouse.connect() as connection:

@@ -7,9 +7,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
+
 from overnight import crashpoints
 from overnight.errors import (
     ContractError,
@@ -26,7 +27,6 @@ from overnight.warehouse.publications import (
 )
 from overnight.warehouse.publish import publish
 from overnight.warehouse.stage import Stage, StagingLostError
-
 from tests.warehouse.helpers import (
     DAY,
     NO_DEAD_LETTERS,
@@ -51,7 +51,10 @@ def publish_rows(warehouse: Warehouse, table: sa.Table, count: int, text: str) -
     attempt = start(warehouse, table)
     try:
         while True:
-            with contextlib.suppress(WarehouseUnavailableError), Stage(warehouse, table, attempt) as stage:
+            with (
+                contextlib.suppress(WarehouseUnavailableError),
+                Stage(warehouse, table, attempt) as stage,
+            ):
                 stage.copy(rows(range(count), text, attempt))
                 publish(warehouse, publication(stage, count))
                 return attempt.attempt
@@ -76,7 +79,9 @@ def test_lineage_is_written_with_the_rows(warehouse: Warehouse) -> None:
     table = new_table(warehouse)
     attempt = start(warehouse, table)
     rejects = pl.DataFrame(
-        [("a.csv", 7, None, "price", "'x\0'", "not a number")], schema=NO_REJECTS.schema, orient="row"
+        [("a.csv", 7, None, "price", "'x\0'", "not a number")],
+        schema=NO_REJECTS.schema,
+        orient="row",
     )
     dead = pl.DataFrame(
         [("k9", hashed(9), "too long", "run-0", 1, "host-b", 1, 9)],
@@ -105,11 +110,15 @@ def test_lineage_is_written_with_the_rows(warehouse: Warehouse) -> None:
     assert read(
         warehouse,
         f"SELECT i.uri FROM {table.fullname} t JOIN lineage.runs r ON r.attempt = t._attempt "
-        "JOIN lineage.inputs i ON i.attempt = r.attempt AND i.input_id = t._input_id WHERE t.id = 'k1'",
+        "JOIN lineage.inputs i ON i.attempt = r.attempt AND i.input_id = t._input_id "
+        "WHERE t.id = 'k1'",
     ) == [("s3://bucket/landing/articles/2026-11-21/a.jsonl",)]
     with warehouse.connect() as connection:
         assert dead_letter_hashes(connection, job, DAY).rows() == dead.rows()
-        assert sorted(published_hashes(connection, table, DAY)["input_hash"]) == [hashed(1), hashed(2)]
+        assert sorted(published_hashes(connection, table, DAY)["input_hash"]) == [
+            hashed(1),
+            hashed(2),
+        ]
         current = current_publication(connection, job, DAY)
         assert current_publication(connection, job, "1999-01-01") is None
     assert current is not None
@@ -139,7 +148,7 @@ def test_other_rows_than_were_audited_are_not_published(warehouse: Warehouse) ->
         stage.copy(rows([1, 2, 3], "new", attempt))
         with pytest.raises(ReconciliationError, match="2 rows were audited and 3 are staged"):
             publish(warehouse, publication(stage, 2))
-    with pytest.raises(StagingLostError, match="held 3 .* now holds none"):
+    with pytest.raises(StagingLostError, match=r"held 3 .* now holds none"):
         publish(warehouse, publication(stage, 3))
     with Stage(warehouse, table, attempt) as stage, pytest.raises(StagingLostError):
         publish(warehouse, publication(stage, 3))
@@ -180,7 +189,7 @@ def test_a_reader_never_sees_a_mixture_nor_waits(warehouse: Warehouse) -> None:
             with warehouse.connect() as connection:
                 connection.exec_driver_sql("SET lock_timeout = '1ms'")
                 found = f"SELECT text, count(*) FROM {table.fullname} GROUP BY text"
-                seen.append(dict(tuple(row) for row in connection.exec_driver_sql(found)))  # type: ignore[misc]
+                seen.append({row[0]: row[1] for row in connection.exec_driver_sql(found)})
 
     reader = threading.Thread(target=poll)
     reader.start()
@@ -200,7 +209,11 @@ def test_rows_are_reused_with_the_place_where_they_stand_now(warehouse: Warehous
     attempt = start(warehouse, table, run_id="run-2")
     with Stage(warehouse, table, attempt) as stage:
         again = pl.DataFrame(
-            {"input_hash": [hashed(1), hashed(2), hashed(77)], "_input_id": [5, 5, 5], "_line": [8, 9, 1]}
+            {
+                "input_hash": [hashed(1), hashed(2), hashed(77)],
+                "_input_id": [5, 5, 5],
+                "_line": [8, 9, 1],
+            }
         )
         assert stage.reuse(again) == 2
         assert stage.reuse(again.clear()) == 0
@@ -211,7 +224,9 @@ def test_rows_are_reused_with_the_place_where_they_stand_now(warehouse: Warehous
         assert stage.frame(2).height == 2
         publish(warehouse, publication(stage, 3))
     finish_attempt(warehouse, attempt, outcome="published")
-    query = f"SELECT id, text, _run_id, _attempt, _input_id, _line FROM {table.fullname} ORDER BY id"
+    query = (
+        f"SELECT id, text, _run_id, _attempt, _input_id, _line FROM {table.fullname} ORDER BY id"
+    )
     assert read(warehouse, query) == [
         ("k1", "first", "run-1", first, 5, 8),
         ("k2", "first", "run-1", first, 5, 9),
@@ -222,7 +237,10 @@ def test_rows_are_reused_with_the_place_where_they_stand_now(warehouse: Warehous
 def test_staged_nul_names_its_row(warehouse: Warehouse) -> None:
     table = new_table(warehouse)
     attempt = start(warehouse, table)
-    with Stage(warehouse, table, attempt) as stage, pytest.raises(ContractError, match="'text'.*k3"):
+    with (
+        Stage(warehouse, table, attempt) as stage,
+        pytest.raises(ContractError, match=r"'text'.*k3"),
+    ):
         stage.copy(rows([3], "a\0", attempt))
     finish_attempt(warehouse, attempt, outcome="failed")
 
@@ -295,7 +313,9 @@ def kill_server(warehouse: Warehouse) -> None:
 
 
 @pytest.mark.parametrize("seed", [2, 5, 9, "before commit", "while committing"])
-def test_postgres_killed_while_publishing_leaves_old_or_new(mortal: Warehouse, seed: int | str) -> None:
+def test_postgres_killed_while_publishing_leaves_old_or_new(
+    mortal: Warehouse, seed: int | str
+) -> None:
     table = new_table(mortal, name="t")
     publish_rows(mortal, table, 200, "old")
     attempt = start(mortal, table)

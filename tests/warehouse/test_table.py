@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from overnight.errors import ContractError
-from overnight.warehouse.table import add_key, ensure_table, system_columns
 
-from tests.warehouse.helpers import new_table, publication, read, rows, start
+from overnight.errors import ContractError
 from overnight.warehouse.publish import publish
 from overnight.warehouse.stage import Stage
+from overnight.warehouse.table import add_key, ensure_table, system_columns
+from tests.warehouse.helpers import new_table, publication, read, rows, start
 
 if TYPE_CHECKING:
     from overnight.warehouse.connect import Warehouse
@@ -56,7 +56,7 @@ def test_a_new_table_has_its_key_and_comments(warehouse: Warehouse) -> None:
 
 
 def test_the_same_declaration_changes_nothing(warehouse: Warehouse) -> None:
-    kinds = (sa.String(10), sa.Numeric(12, 3), sa.DateTime(timezone=True), sa.Double, sa.JSON,
+    kinds: tuple[Any, ...] = (sa.String(10), sa.Numeric(12, 3), sa.DateTime(timezone=True), sa.Double, sa.JSON,
              sa.ARRAY(sa.REAL), sa.SmallInteger, sa.Uuid, sa.Interval)  # fmt: skip
     name = f"t_{uuid.uuid4().hex[:8]}"
     others = [sa.Column(f"c{i}", kind) for i, kind in enumerate(kinds)]

@@ -54,10 +54,12 @@ class PartitionLease:
         try:
             if _lock(connection, lease_key(job, partition_key)):
                 return cls(connection)
-            raise PartitionBusyError(_busy(connection, job, partition_key))
+            busy = _busy(connection, job, partition_key)
         except BaseException:
             connection.close()
             raise
+        connection.close()
+        raise PartitionBusyError(busy)
 
     def alive(self) -> bool:
         """Whether the lease is still held, asked from the warehouse."""
@@ -65,7 +67,7 @@ class PartitionLease:
             return False
         try:
             self._connection.execute(sa.text("SELECT"))
-        except sa.exc.DBAPIError:
+        except sa.exc.SQLAlchemyError:
             return False
         return True
 
@@ -73,10 +75,10 @@ class PartitionLease:
         """Gives the lease back. Safe to call twice, or when it was lost."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(sa.exc.DBAPIError):
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
                 # Closing would do as well, but the server notices that a moment later.
                 connection.execute(sa.text("SELECT pg_advisory_unlock_all()"))
-            with contextlib.suppress(sa.exc.DBAPIError):
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
                 connection.close()
 
 

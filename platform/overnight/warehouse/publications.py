@@ -18,6 +18,8 @@ from overnight.warehouse.table import quoted
 if TYPE_CHECKING:
     import datetime as dt
 
+    from overnight.warehouse.connect import Warehouse
+
 __all__ = [
     "CurrentPublication",
     "current_publication",
@@ -107,7 +109,7 @@ def dead_letter_hashes(connection: sa.Connection, job: str, partition_key: str) 
     )
 
 
-def publications(warehouse: Warehouse, job: str) -> list[tuple[str, str, datetime.datetime]]:
+def publications(warehouse: Warehouse, job: str) -> list[tuple[str, str, dt.datetime]]:
     """When each partition of a job was last published: (job, partition, time)."""
     c = tables.partitions.c
     query = sa.select(c.job, c.partition_key, c.published_at).where(

@@ -183,7 +183,7 @@ def _refuse_stale(connection: sa.Connection, attempt: Attempt, token: int) -> No
     )
     message = (
         f"Attempt {attempt.attempt} of {attempt.job} {attempt.partition_key} may not publish: "
-        f"{who} is newer. Nothing was changed; what was inferred is in the journal and will be reused"
+        f"{who} is newer. Nothing was changed; what was inferred is in the journal, to be reused"
     )
     raise StaleAttemptError(message)
 

@@ -145,7 +145,7 @@ def _refuse_changes(connection: Connection, table: Table, there: dict[str, _Colu
         if column.name not in declared:
             message = (
                 f"Column {column.name!r} ({column.kind}) of {name} is no longer in the contract, "
-                f"and removing it would break its readers: keep it (it may become nullable), {remedy}"
+                f"and removing it would break its readers: keep it (or make it nullable), {remedy}"
             )
             raise ContractError(message)
         if declared[column.name] != column.kind:
