@@ -126,7 +126,8 @@ def test_violations_come_by_row_and_then_in_the_order_of_columns() -> None:
 
 def test_an_empty_frame_passes() -> None:
     ok, violations = check_rows(Reading, readings())
-    assert (ok.len(), ok.dtype, violations.height) == (0, pl.Boolean, 0)
+    assert (ok.len(), violations.height) == (0, 0)
+    assert ok.dtype == pl.Boolean
 
 
 def test_a_frame_of_another_dtype_is_an_error_not_a_violation() -> None:

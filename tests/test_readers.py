@@ -15,7 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from overnight.contract import Contract, Field, Timestamp
-from overnight.errors import ConfigError, NotLandedError, SourceChangedError, SourceError
+from overnight.errors import (
+    ConfigError,
+    NotLandedError,
+    SourceChangedError,
+    SourceError,
+    StoreError,
+)
 from overnight.landing import Reader, Source, landing_version, mark_complete
 from overnight.landing.batch import FileReading
 from overnight.landing.delimited import read_csv
@@ -107,6 +113,7 @@ def rejects_of(store: Store, source: Source = ITEMS) -> list[tuple[Any, ...]]:
         (b"{}", (None, "id", None, "is missing, but the column may not be null")),
         (b'{"id":null}', (None, "id", None, "is null, but the column may not be")),
         (b'{"id":1}', (None, "id", "1", "must be a string, is an integer")),
+        (b'{"id":{"x":1,"x":2}}', (None, "id", None, "must be a string, is an object")),
         (b'{"id":"a","count":"1"}', ("a", "count", "'1'", "must be an integer, is a string")),
         (b'{"id":"a","count":1.0}', ("a", "count", "1.0", "must be an integer, is a number")),
         (b'{"id":"a","count":true}', ("a", "count", "True", "must be an integer, is a boolean")),
@@ -610,3 +617,10 @@ def test_a_change_after_a_file_was_read_is_noticed_at_the_end(
     with pytest.raises(SourceChangedError, match=problem) as error:
         list(batches)
     assert error.value.retryable
+
+
+def test_no_room_for_a_copy_is_an_error_that_says_where(store: Store, tmp_path: Path) -> None:
+    store.put(f"{FOLDER}/a.jsonl", b'{"id":"a"}')
+    reader = Reader(store, ITEMS, DAY, scratch=tmp_path / "missing")
+    with pytest.raises(StoreError, match=rf"{tmp_path}/missing: No such file"):
+        list(reader.batches())

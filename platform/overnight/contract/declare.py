@@ -114,7 +114,8 @@ def arrow_schema(contract: type[Contract]) -> pa.Schema:
 def describe(contract: type[Contract]) -> dict[str, Any]:
     """Describe what decides whether a row is valid: JSON-able, and equal across processes.
 
-    Descriptions are left out: a better sentence in the documentation is no other contract.
+    Descriptions are left out: a better sentence in the documentation is no other contract. Of a
+    check that is a function, only its name counts.
     """
     return {
         "columns": [

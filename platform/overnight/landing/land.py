@@ -155,7 +155,7 @@ def _copy(path: Path, directory: Path) -> Path:
     try:
         return Path(shutil.copyfile(path, directory / path.name))
     except OSError as error:
-        message = f"{str(path)!r}: cannot be read: {error.strerror}"
+        message = f"{str(path)!r}: cannot be copied for the check: {error.strerror}"
         raise SourceError(message) from error
 
 

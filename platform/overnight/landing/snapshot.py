@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from overnight.errors import SourceChangedError
+from overnight.errors import SourceChangedError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,15 +32,23 @@ class Snapshot:
 
 @contextlib.contextmanager
 def snapshot(chunks: Iterable[bytes], scratch: Path | None) -> Iterator[Snapshot]:
-    """Copy chunks to an unnamed file in `scratch` (the system's default if None)."""
+    """Copy chunks to an unnamed file in `scratch` (the system's default if None).
+
+    Raises:
+        StoreError: if there is no room for it.
+    """
     digest = hashlib.sha256()
     size = 0
-    with tempfile.TemporaryFile(dir=scratch) as copy:
+    with contextlib.ExitStack() as stack:
+        with _room(scratch):
+            copy = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
         for chunk in chunks:
             digest.update(chunk)
             size += len(chunk)
-            copy.write(chunk)
-        copy.seek(0)
+            with _room(scratch):
+                copy.write(chunk)
+        with _room(scratch):
+            copy.seek(0)
         yield Snapshot(cast("BinaryIO", copy), f"sha256:{digest.hexdigest()}", size)
 
 
@@ -50,15 +58,27 @@ def fetched(store: Store, entry: Entry, scratch: Path | None) -> Iterator[Snapsh
 
     Raises:
         SourceChangedError: if it is not the one that was listed any more.
+        StoreError: if there is no room for it.
     """
+    with contextlib.ExitStack() as stack:
+        try:
+            copy = stack.enter_context(snapshot(store.stream(entry.key), scratch))
+        except FileNotFoundError:
+            raise _changed(store, entry, "it is gone") from None
+        require_unchanged(store, entry)
+        if copy.size != entry.size:
+            raise _changed(store, entry, f"{copy.size} bytes came, {entry.size} were listed")
+        yield copy
+
+
+@contextlib.contextmanager
+def _room(scratch: Path | None) -> Iterator[None]:
     try:
-        with snapshot(store.stream(entry.key), scratch) as copy:
-            require_unchanged(store, entry)
-            if copy.size != entry.size:
-                raise _changed(store, entry, f"{copy.size} bytes came, {entry.size} were listed")
-            yield copy
-    except FileNotFoundError:
-        raise _changed(store, entry, "it is gone") from None
+        yield
+    except OSError as error:
+        where = scratch or tempfile.gettempdir()
+        message = f"cannot keep a copy of a landing file in {where}: {error.strerror or error}"
+        raise StoreError(message) from error
 
 
 def require_unchanged(store: Store, entry: Entry) -> None:

@@ -51,7 +51,6 @@ _JSON_NAMES = {
     int: "an integer",
     float: "a number with a fraction",
     list: "an array",
-    dict: "an object",
 }
 
 
@@ -176,7 +175,7 @@ def _from_json(dtype: pl.DataType, value: Any) -> Any:
     """Convert one value that is not null, or say what is wrong with it."""
     if type(value) not in _plain_types(dtype):
         expected = "an integer" if dtype.is_integer() else describe_range(dtype)
-        message = f"must be {expected}, is {_JSON_NAMES[type(value)]}"
+        message = f"must be {expected}, is {_json_name(value)}"
         raise _WrongValueError(message)
     if isinstance(dtype, pl.List | pl.Array):
         return _list_from_json(dtype, value)
@@ -191,6 +190,10 @@ def _from_json(dtype: pl.DataType, value: Any) -> Any:
     if dtype == pl.String:
         return _text(value)
     return _number(dtype, value)
+
+
+def _json_name(value: Any) -> str:
+    return _JSON_NAMES.get(type(value), "an object")
 
 
 def _list_from_json(dtype: pl.List | pl.Array, value: list[Any]) -> list[Any]:
