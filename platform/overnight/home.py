@@ -57,7 +57,10 @@ class Home:
 
     @property
     def store(self) -> StoreConfig:
-        """The landing zone and the journal."""
+        """The landing zone and the journal; a directory in `path` is made, others must exist."""
+        own = self.path / "store"
+        if self.store_url == own.as_uri():
+            own.mkdir(parents=True, exist_ok=True)
         return StoreConfig(url=self.store_url, endpoint_url=self.store_endpoint)
 
     @property

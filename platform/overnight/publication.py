@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from overnight.warehouse.publications import (
 )
 from overnight.warehouse.publish import Publication
 from overnight.warehouse.schema import PUBLISHED
+from overnight.warehouse.table import add_key, system_columns
 
 if TYPE_CHECKING:
     from overnight.audit import Audit
@@ -36,22 +37,9 @@ def published_table(job: InferenceJob) -> sa.Table:
         schema=PUBLISHED,
         name=job.name,
         metadata=sa.MetaData(),
-        system_columns=[
-            _system("partition_key", sa.Text, "The partition, an ISO date"),
-            _system("_run_id", sa.Text, "The run that inferred the row"),
-            _system("_attempt", sa.BigInteger, "Its attempt: see lineage.attempts"),
-            _system("_machine", sa.Text, "The machine that inferred the row", nullable=True),
-            _system("_input_hash", sa.LargeBinary, "Digest of the source row and its request"),
-            _system("_input_id", sa.BigInteger, "The landing file: see lineage.inputs"),
-            _system("_line", sa.BigInteger, "The row in that file, from 1", nullable=True),
-        ],
+        system_columns=system_columns(),
     )
-    table.append_constraint(sa.PrimaryKeyConstraint("partition_key", *job.output_key))
-    return table
-
-
-def _system(name: str, kind: Any, comment: str, *, nullable: bool = False) -> sa.Column[Any]:
-    return sa.Column(name, kind, nullable=nullable, comment=comment)
+    return add_key(table, job.output_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +96,7 @@ def publication(
         published=audited.published,
         inputs=plan.inputs,
         rejects=plan.rejects,
-        dead_letters=filled.dead.rename(
-            {"attempt": "inferred_attempt", "_input_id": "input_id", "_line": "line"}
-        ),
+        dead_letters=filled.dead,
         tokens_in=inference.prompt_tokens,
         tokens_out=inference.output_tokens,
         inference_seconds=inference.busy_seconds,

@@ -135,6 +135,7 @@ def parsed(job: InferenceJob, records: pl.DataFrame) -> tuple[pl.DataFrame, pl.D
     output = job.parse(finished.drop("failure"))
     if FAILURE not in output.columns:
         output = output.with_columns(pl.lit(None, pl.String).alias(FAILURE))
+    output = output.with_columns(pl.col(FAILURE).cast(pl.String))
     unparsed = output.filter(pl.col(FAILURE).is_not_null())
     output = _typed(job, output.filter(pl.col(FAILURE).is_null()))
     ok, violations = check_rows(job.output, output.select(polars_schema(job.output).names()))
@@ -172,6 +173,8 @@ def _staged_schema(job: InferenceJob) -> pl.Schema:
 def _typed(job: InferenceJob, output: pl.DataFrame) -> pl.DataFrame:
     """Cast what Python inferred to what the contract declares."""
     declared = polars_schema(job.output)
+    if output.is_empty():
+        return pl.DataFrame(schema=declared)
     missing = [name for name in declared.names() if name not in output.columns]
     if missing:
         raise ContractError(
@@ -204,15 +207,8 @@ def _reasons(output: pl.DataFrame, violations: pl.DataFrame, key: str) -> pl.Dat
 
 
 def _dead(records: pl.DataFrame, reason: pl.Expr) -> pl.DataFrame:
-    return records.select(
-        "key",
-        "input_hash",
-        reason.alias("reason"),
-        "run_id",
-        "attempt",
-        "machine",
-        "_input_id",
-        "_line",
+    return records.with_columns(reason.alias("reason")).select(
+        pl.col(name).cast(kind) for name, kind in DEAD_LETTER.items()
     )
 
 

@@ -24,7 +24,7 @@ from overnight.errors import (
 )
 from overnight.job import digest
 from overnight.journal import Journal, collect
-from overnight.landing import Reader
+from overnight.landing import Reader, check_partition
 from overnight.lineage import record
 from overnight.plan import build_plan
 from overnight.publication import Earlier, publication, published_table
@@ -96,6 +96,7 @@ def run_partition(
     Raises:
         OvernightError: one of the family, by cause; nothing that was published has changed.
     """
+    check_partition(partition)
     fingerprint = job.fingerprint()
     timings = Timings(clock)
     with _attempt(job, partition, run_id, fingerprint, house) as attempt:

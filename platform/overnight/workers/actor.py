@@ -97,6 +97,7 @@ class Worker:
         self._lock = threading.Lock()
         self._leases: dict[int, _Lease] = {}
         self._idle_since = clock()
+        self._closing = False
         self._machine = socket.gethostname()
         self._loop = WorkerLoop(spec)
         threading.Thread(target=self._watch, name="overnight-leases", daemon=True).start()
@@ -173,6 +174,24 @@ class Worker:
             self._loop.abort(attempt)
             lease.writer.close()
 
+    def placed(self) -> str:
+        """The machine; answered as soon as the worker has one."""
+        return self._machine
+
+    def make_room(self) -> None:
+        """End this worker if nobody holds a lease: another engine needs its place."""
+        with self._lock:
+            if self._leases or self._closing:
+                return
+            self._closing = True
+        log.info("this engine is idle and another one needs its place")
+        self.close()
+        self._leave()
+
+    def close(self) -> None:
+        """Free the engine; the process is the caller's to end."""
+        self._loop.close()
+
     def _leased(self, attempt: int) -> _Lease:
         with self._lock:
             if attempt not in self._leases:
@@ -197,6 +216,4 @@ class Worker:
                 log.warning("attempt %d gives no sign of life: its lease ends", attempt)
                 self.release(attempt)
             if idle:
-                self._loop.close()
-                self._leave()
-                return
+                self.make_room()

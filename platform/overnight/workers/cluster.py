@@ -62,11 +62,16 @@ class ClusterConfig:
 def connected(config: ClusterConfig) -> Iterator[bool]:
     """Be connected to Ray; yields whether engines may outlive the run (a head stays up).
 
+    A connection that the process has already is used and left as it is.
+
     Raises:
         ConfigError: if the configured address does not answer.
     """
     import ray
 
+    if ray.is_initialized():
+        yield True
+        return
     head = config.head()
     if config.address and not _answers(config.address):
         raise ConfigError(

@@ -7,6 +7,7 @@ detection of dead nodes are Ray's.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PREFIX = "engine:"
 AHEAD = 2  # splits that a worker holds at once, so that its engine's window stays full
 DEATHS_BEFORE_HALVING = 2
 FAILED_STARTS_IN_A_ROW = 5
@@ -74,6 +76,7 @@ class _Member:
 
     index: int
     handle: Any
+    placing: Any
     leasing: Any
     info: WorkerInfo | None = None
     pieces: dict[Any, _Piece] = field(default_factory=dict)
@@ -89,6 +92,7 @@ class Pool:
         spec: the engine that each of them starts.
         report: called every `report_every_s` seconds while rows are inferred.
         report_every_s: seconds between reports.
+        name: of the engine; workers of the same name are shared.
         clock: monotonic seconds.
     """
 
@@ -104,7 +108,7 @@ class Pool:
     ) -> None:
         self._config = config
         self._spec = spec
-        self._name = name
+        self._name = f"{PREFIX}{name}"
         self._report = report
         self._report_every_s = report_every_s
         self._clock = clock
@@ -159,7 +163,12 @@ class Pool:
                 leave=leave,
             )
         )
-        return _Member(index=index, handle=handle, leasing=handle.lease.remote(assignment))
+        return _Member(
+            index=index,
+            handle=handle,
+            placing=handle.placed.remote(),
+            leasing=handle.lease.remote(assignment),
+        )
 
     def _work(
         self, members: list[_Member], plan: Plan, assignment: Assignment
@@ -191,6 +200,8 @@ class Pool:
             if self._clock() - reported >= self._report_every_s:
                 reported = self._clock()
                 self._ask(members, assignment)
+                if any(member.placing is not None for member in members):
+                    make_room(self._name)
                 self._report(self.progress(members))
         for member in members:
             if member.info:
@@ -232,6 +243,8 @@ class Pool:
             hired.append(value)
             self._failed_starts = 0
             log.info("worker %d is ready on %s (pid %d)", member.index, value.machine, value.pid)
+        elif reference == member.placing:
+            member.placing = None
         elif reference == member.asking:
             member.progress, member.asking = value, None
         else:
@@ -323,6 +336,16 @@ class Pool:
             ray.wait(closing, num_returns=len(closing), timeout=20)
 
 
+def make_room(name: str) -> None:
+    """Ask warm engines that nobody uses, other than those of a name, to give up their place."""
+    import ray
+
+    for other in ray.util.list_named_actors():
+        if other.startswith(PREFIX) and not other.startswith(name):
+            with contextlib.suppress(ValueError):
+                ray.get_actor(other, namespace=NAMESPACE).make_room.remote()
+
+
 def leave() -> None:
     """End the actor that this is called in, from any of its threads."""
     import ray
@@ -331,7 +354,7 @@ def leave() -> None:
 
 
 def _references(member: _Member) -> list[Any]:
-    single = [ref for ref in (member.leasing, member.asking) if ref is not None]
+    single = [ref for ref in (member.placing, member.leasing, member.asking) if ref is not None]
     return [*single, *member.pieces]
 
 

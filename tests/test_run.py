@@ -1,0 +1,265 @@
+"""One partition's whole way, with a real store, Ray and PostgreSQL and a tiny real engine."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from overnight.engines.trivial import TrivialReverse
+from overnight.errors import (
+    AuditFailedError,
+    ConfigError,
+    NotLandedError,
+    PartitionBusyError,
+    TooManyRejectsError,
+)
+from overnight.job import OutputCheck, each_result
+from overnight.plan import MaxRejects
+from overnight.run import run_partition
+
+from tests.support import shop
+from tests.support.shop import DAY, Paced, line, reversing, write_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from overnight.report import PartitionReport
+    from overnight.warehouse.connect import Warehouse
+
+pytestmark = pytest.mark.usefixtures("ray_head")
+
+
+@pytest.fixture(autouse=True)
+def fresh_table(warehouse: Warehouse) -> None:
+    with warehouse.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS published.reversed_lines")
+        for table in ("dead_letters", "rejects", "inputs", "runs", "partitions", "attempts"):
+            connection.exec_driver_sql(f"DELETE FROM lineage.{table}")
+
+
+def run(warehouse: Warehouse, home: Path, run_id: str = "run-1", **changes: Any) -> PartitionReport:
+    job = reversing(**changes)
+    return run_partition(job, DAY, run_id=run_id, house=shop.house(warehouse, home))
+
+
+def rows(warehouse: Warehouse, query: str) -> list[Any]:
+    with warehouse.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(query))]
+
+
+def published(warehouse: Warehouse) -> dict[str, str]:
+    return dict(rows(warehouse, "SELECT line_id, reversed FROM published.reversed_lines"))
+
+
+def logged(path: Path) -> list[str]:
+    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_every_row_is_accounted_for(warehouse: Warehouse, home: Path) -> None:
+    write_lines(home, [*map(line, range(200)), "{broken", line(500, "why?"), line(501, "!fail no")])
+    report = run(warehouse, home)
+    assert (report.rows_in, report.rejected, report.published, report.dead_lettered) == (
+        203, 1, 200, 2,
+    )  # fmt: skip
+    assert published(warehouse) == {f"l{n}": f"line number {n}"[::-1] for n in range(200)}
+    reasons = dict(rows(warehouse, "SELECT key, reason FROM lineage.current_dead_letters"))
+    assert reasons == {"l500": "parse: a question has no answer", "l501": "told: no"}
+    reject = rows(warehouse, "SELECT file, line, reason FROM lineage.current_rejects")
+    assert [(line_, "lines.jsonl" in file) for file, line_, _ in reject] == [(201, True)]
+
+
+def test_a_published_row_leads_to_its_run_machine_model_and_input_line(
+    warehouse: Warehouse, home: Path
+) -> None:
+    write_lines(home, map(line, range(3)))
+    run(warehouse, home, run_id="the-run")
+    found = rows(
+        warehouse,
+        "SELECT t._run_id, t._line, a.machine, f.engine, i.uri, i.digest "
+        "FROM published.reversed_lines t JOIN lineage.attempts a ON a.attempt = t._attempt "
+        "JOIN lineage.fingerprints f USING (fingerprint) "
+        "JOIN lineage.partitions p ON p.job = 'reversed_lines' AND p.partition_key = t.partition_key "
+        "JOIN lineage.inputs i ON i.attempt = p.published_attempt AND i.input_id = t._input_id "
+        "WHERE t.line_id = 'l2'",
+    )
+    ((run_id, number, machine, engine, uri, digest),) = found
+    assert (run_id, number, engine) == ("the-run", 3, "trivial.reverse")
+    assert machine
+    assert uri.endswith("lines.jsonl")
+    assert digest.startswith("sha256:")
+
+
+def test_an_unchanged_partition_infers_nothing_and_starts_no_engine(
+    warehouse: Warehouse, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(home, [*map(line, range(50)), line(51, "!fail told")])
+    first = run(warehouse, home)
+
+    def refuse(_: object) -> None:
+        raise AssertionError("a cluster was asked for")
+
+    monkeypatch.setattr("overnight.workers.pool.connected", refuse)
+    second = run(warehouse, home)
+    assert (first.inferred, second.inferred, second.reused) == (51, 0, 51)
+    assert second.dead_lettered == 1
+    assert second.data_version == first.data_version
+    assert len(published(warehouse)) == 50
+
+
+def test_three_changed_rows_are_the_only_ones_inferred(warehouse: Warehouse, home: Path) -> None:
+    log = home / "inferred"
+    engine = Paced(window=64, batch=16, log=str(log))
+    write_lines(home, map(line, range(100)))
+    run(warehouse, home, engine=engine)
+    log.unlink()
+    changed = {7, 42, 99}
+    write_lines(home, [line(n, f"changed {n}" if n in changed else None) for n in range(100)])
+    # The log's name is no part of an engine's identity.
+    report = run(warehouse, home, engine=Paced(window=64, batch=16, log=str(home / "second")))
+    assert report.inferred == 3
+    assert sorted(logged(home / "second")) == sorted(f"changed {n}"[::-1] for n in changed)
+    assert published(warehouse)["l42"] == "changed 42"[::-1]
+
+
+def test_a_row_that_is_gone_from_the_input_is_gone_from_the_table(
+    warehouse: Warehouse, home: Path
+) -> None:
+    write_lines(home, map(line, range(10)))
+    run(warehouse, home)
+    write_lines(home, map(line, range(5)))
+    report = run(warehouse, home)
+    assert (report.inferred, report.published) == (0, 5)
+    assert set(published(warehouse)) == {f"l{n}" for n in range(5)}
+
+
+def test_another_parse_is_applied_without_inferring(warehouse: Warehouse, home: Path) -> None:
+    write_lines(home, map(line, range(10)))
+    run(warehouse, home)
+
+    @each_result
+    def loud(result: dict[str, Any]) -> dict[str, Any]:
+        return {"reversed": result["text"].upper()}
+
+    report = run(warehouse, home, parse=loud)
+    assert report.inferred == 0
+    assert published(warehouse)["l3"] == "3 REBMUN ENIL"
+
+
+def test_another_engine_infers_everything_again(warehouse: Warehouse, home: Path) -> None:
+    write_lines(home, map(line, range(10)))
+    run(warehouse, home)
+
+    report = run(warehouse, home, version="2")
+    assert report.inferred == 10
+
+
+def test_a_partition_without_rows_publishes_an_empty_partition(
+    warehouse: Warehouse, home: Path
+) -> None:
+    write_lines(home, map(line, range(10)))
+    run(warehouse, home)
+    write_lines(home, []).unlink()
+    write_lines(home, [], name="_SUCCESS")
+    report = run(warehouse, home)
+    assert (report.rows_in, report.published) == (0, 0)
+    assert published(warehouse) == {}
+
+
+def test_a_failed_check_publishes_nothing(warehouse: Warehouse, home: Path) -> None:
+    write_lines(home, map(line, range(10)))
+    run(warehouse, home)
+    write_lines(home, [line(n, f"new {n}") for n in range(10)])
+    strict = OutputCheck(
+        name="short_share", description="Short.", breaks=lambda row: row.length > 1, max_share=0.0
+    )
+    with pytest.raises(AuditFailedError, match="short_share: 10 of 10 rows"):
+        run(warehouse, home, checks=(strict,))
+    assert published(warehouse)["l3"] == "3 rebmun enil"
+    assert rows(warehouse, "SELECT outcome FROM lineage.attempts ORDER BY attempt")[-1] == (
+        "failed",
+    )
+
+
+def test_too_many_dead_letters_publish_nothing(warehouse: Warehouse, home: Path) -> None:
+    write_lines(home, [line(n, "why?") for n in range(10)])
+    with pytest.raises(AuditFailedError, match="dead_letter_share"):
+        run(warehouse, home)
+
+
+def test_too_many_rejects_stop_before_an_engine_is_asked_for(
+    warehouse: Warehouse, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(home, [*map(line, range(10)), *["{broken"] * 5])
+    monkeypatch.setattr("overnight.workers.pool.connected", lambda _: pytest.fail("asked"))
+    with pytest.raises(TooManyRejectsError, match="5 of 15"):
+        run(warehouse, home, max_rejects=MaxRejects(share=0.2))
+    kept = rows(warehouse, "SELECT line FROM lineage.current_rejects ORDER BY line")
+    assert [number for (number,) in kept] == [11, 12, 13, 14, 15]
+
+
+@pytest.mark.parametrize("partition", ["../x", "2026-11-31", "", "today", "2026-11-20\0"])
+def test_a_partition_that_is_no_date_is_refused(
+    warehouse: Warehouse, home: Path, partition: str
+) -> None:
+    with pytest.raises(ConfigError, match="partition"):
+        run_partition(reversing(), partition, run_id="r", house=shop.house(warehouse, home))
+
+
+def test_a_partition_that_has_not_landed_says_where_it_was_looked_for(
+    warehouse: Warehouse, home: Path
+) -> None:
+    with pytest.raises(NotLandedError, match=f"landing/lines/{DAY}"):
+        run(warehouse, home)
+
+
+def test_a_second_run_of_the_same_partition_is_refused(warehouse: Warehouse, home: Path) -> None:
+    write_lines(home, map(line, range(10)))
+    refused: list[str] = []
+
+    class Meddling(TrivialReverse):
+        """While the first run infers, a second one is tried."""
+
+    def second(_: object) -> None:
+        if refused:
+            return
+        with pytest.raises(PartitionBusyError) as caught:
+            run(warehouse, home, run_id="second")
+        refused.append(str(caught.value))
+
+    run_partition(
+        reversing(), DAY, run_id="first", house=shop.house(warehouse, home), report=second
+    )
+    assert len(refused) == 1
+    assert "run first" in refused[0]
+    assert len(published(warehouse)) == 10
+
+
+def test_values_full_of_quotes_semicolons_and_newlines_arrive_as_they_are(
+    warehouse: Warehouse, home: Path
+) -> None:
+    nasty = "'; DROP TABLE published.reversed_lines; --\"\\\n\t\\N$$"
+    write_lines(home, [line(1, nasty)])
+    run(warehouse, home)
+    assert published(warehouse) == {"l1": nasty[::-1]}
+
+
+def test_a_nul_byte_is_a_reject_with_its_place(warehouse: Warehouse, home: Path) -> None:
+    write_lines(home, [*map(line, range(30)), line(99, "a\0b")])
+    report = run(warehouse, home)
+    assert (report.published, report.rejected) == (30, 1)
+    ((column, number, reason),) = rows(
+        warehouse, 'SELECT "column", line, reason FROM lineage.current_rejects'
+    )
+    assert (column, number) == ("text", 31)
+    assert "NUL" in reason
+
+
+def test_a_row_that_kills_the_engine_is_the_only_one_lost(warehouse: Warehouse, home: Path) -> None:
+    write_lines(home, [line(n, "!die" if n == 77 else None) for n in range(120)])
+    report = run(warehouse, home)
+    assert (report.published, report.dead_lettered) == (119, 1)
+    ((key, reason),) = rows(warehouse, "SELECT key, reason FROM lineage.current_dead_letters")
+    assert key == "l77"
+    assert "killed" in reason
