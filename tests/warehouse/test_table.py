@@ -56,8 +56,10 @@ def test_a_new_table_has_its_key_and_comments(warehouse: Warehouse) -> None:
 
 
 def test_the_same_declaration_changes_nothing(warehouse: Warehouse) -> None:
-    kinds: tuple[Any, ...] = (sa.String(10), sa.Numeric(12, 3), sa.DateTime(timezone=True), sa.Double, sa.JSON,
-             sa.ARRAY(sa.REAL), sa.SmallInteger, sa.Uuid, sa.Interval)  # fmt: skip
+    kinds: tuple[Any, ...] = (
+        sa.String(10), sa.Numeric(12, 3), sa.DateTime(timezone=True), sa.Double, sa.JSON,
+        sa.ARRAY(sa.REAL), sa.SmallInteger, sa.Uuid, sa.Interval,
+    )  # fmt: skip
     name = f"t_{uuid.uuid4().hex[:8]}"
     others = [sa.Column(f"c{i}", kind) for i, kind in enumerate(kinds)]
     ensure(warehouse, declared(name, key_column(), *others))

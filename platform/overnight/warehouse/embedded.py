@@ -328,8 +328,8 @@ def _system_user(data_dir: Path) -> str | None:
                 message = (
                     f"{parent} (mode {stat.S_IMODE(found.st_mode):04o}) is closed to the system "
                     f"user {_SYSTEM_USER}, as which {what} in {place} must run because this "
-                    f"process is root: choose a home elsewhere, `chmod o+x {parent}`, run as an ordinary "
-                    "user, or set OVERNIGHT_WAREHOUSE_URL"
+                    f"process is root: choose a home elsewhere, `chmod o+x {parent}`, run as an "
+                    "ordinary user, or set OVERNIGHT_WAREHOUSE_URL"
                 )
                 raise ConfigError(message)
     return _SYSTEM_USER
