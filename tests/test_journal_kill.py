@@ -73,15 +73,15 @@ def check(journal: Journal, durable: int) -> None:
 
 
 POINTS = [
-    "store.before_rename:1",
+    pytest.param("store.before_rename:1", marks=pytest.mark.sweep),
     "store.before_rename:9",
     "store.after_rename:9",
-    "journal.before_put:1",
+    pytest.param("journal.before_put:1", marks=pytest.mark.sweep),
     "journal.before_put:17",  # the merged shard's
-    "journal.after_put:2",
+    pytest.param("journal.after_put:2", marks=pytest.mark.sweep),
     "journal.after_put:17",
     "journal.before_merge_delete:1",
-    "journal.before_merge_delete:3",
+    pytest.param("journal.before_merge_delete:3", marks=pytest.mark.sweep),
     "journal.after_merge_delete:2",
 ]
 
@@ -97,7 +97,7 @@ def test_killed_at_any_step_of_a_write_everything_acknowledged_is_found(
     check(journal_in(config), durable)
 
 
-@pytest.mark.parametrize("round_", range(2))
+@pytest.mark.parametrize("round_", range(1))
 def test_killed_again_and_again_at_random_the_journal_completes(
     tmp_path: Path, round_: int
 ) -> None:

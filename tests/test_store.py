@@ -192,6 +192,20 @@ def test_unfinished_files_are_never_listed(local: Store, tmp_path: Path) -> None
     assert [entry.key for entry in local.list()] == ["a/whole"]
 
 
+def test_sweeping_removes_old_unfinished_files_only(store: Store, tmp_path: Path) -> None:
+    store.put("a/b/whole", b"x")
+    torn = tmp_path / "a" / "b" / "torn#123"
+    torn.parent.mkdir(parents=True, exist_ok=True)
+    torn.write_bytes(b"x")
+    now = dt.datetime.now(tz=dt.UTC)
+    hour = dt.timedelta(hours=1)
+    assert store.sweep("a", older_than=now - hour) == 0
+    swept = store.sweep("a", older_than=now + hour)
+    assert swept == (0 if store.url.startswith("s3") else 1)
+    assert store.sweep("none", older_than=now + hour) == 0
+    assert [entry.key for entry in store.list()] == ["a/b/whole"]
+
+
 def test_a_local_write_is_synced_before_it_gets_its_name_and_the_name_after(
     local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

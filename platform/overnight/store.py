@@ -12,7 +12,9 @@ here, with obstore's own convention for unfinished files (`name#123`), which it 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -43,6 +45,8 @@ _CONNECT_TIMEOUT = timedelta(seconds=10)
 # Role credentials are renewed by botocore ten minutes or more before they expire; asking again
 # every five never uses a stale one.
 _CREDENTIALS_TTL = timedelta(minutes=5)
+
+_UNFINISHED = re.compile(r".+#\d+", re.DOTALL)
 
 register("store.before_rename", "store.after_rename")
 
@@ -230,6 +234,23 @@ class Store:
             with self._errors("delete", names[0]), contextlib.suppress(FileNotFoundError):
                 obstore.delete(self._objects, names)
 
+    def sweep(self, prefix: str, *, older_than: dt.datetime) -> int:
+        """Remove what killed writers left unfinished below a folder; returns how many files.
+
+        Only a directory keeps such files. A bucket keeps the parts of unfinished uploads out
+        of sight: give it a lifecycle rule that aborts incomplete multipart uploads.
+        """
+        _check(prefix)
+        if self._root is None:
+            return 0
+        removed = 0
+        with self._errors("sweep", prefix):
+            for path in (self._root / prefix).rglob("*#*"):
+                if _UNFINISHED.fullmatch(path.name) and _modified(path) < older_than.timestamp():
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
     def _put_local(
         self, root: Path, key: str, write: Callable[[IO[bytes]], object], *, create: bool = False
     ) -> str:
@@ -319,8 +340,7 @@ def _check(key: str) -> None:
     if "\0" in key or any(part in ("", ".", "..") for part in parts):
         message = f"store key {key!r}: use a relative name like 'a/b', without empty parts or '..'"
         raise ConfigError(message)
-    base, mark, number = parts[-1].rpartition("#")
-    if base and mark and number.isdigit():
+    if _UNFINISHED.fullmatch(parts[-1]):
         message = f"store key {key!r}: names that end in '#<number>' are kept for unfinished files"
         raise ConfigError(message)
 
@@ -360,6 +380,14 @@ def _make_directories(directory: Path, root: Path) -> None:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
         _sync_directory(folder.parent)
+
+
+def _modified(path: Path) -> float:
+    """When a file was written last; never, if it has got its name meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _sync_directory(directory: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING
 
 from overnight.journal.shard import is_shard_name
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterable
 
     from overnight.store import Store
+
+_A_DAY = dt.timedelta(days=1)
 
 
 def collect(
@@ -37,6 +39,8 @@ def collect(
     Raises:
         StoreError: if the store fails; what was deleted stays deleted.
     """
+    # A writer that is still at work finishes a file within minutes, not within the retention.
+    store.sweep("journal", older_than=now - max(retention, _A_DAY))
     expired: dict[str, dict[str, dt.datetime]] = {}
     for job, partition, when in published:
         if when + retention < now:

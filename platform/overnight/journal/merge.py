@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FAN_IN = 16
-# In bytes of Arrow data, so that a merge needs this much memory and its shard is read in one go.
-_MERGED_BYTES = 64 << 20
+# In bytes of Arrow data, which is what a merge, and later each reader of its shard, needs in
+# memory; a million records of a kilobyte are 60 shards.
+_MERGED_BYTES = 16 << 20
 _BIG_ENOUGH = _MERGED_BYTES // FAN_IN
 # While somebody waits for a flush, merging is put off, but not for ever.
 _OVERDUE = 4 * FAN_IN

@@ -78,10 +78,11 @@ def encode(prefix: str, tables: list[pa.Table]) -> bytes:
     return b"".join((_HEADER.pack(_MAGIC, body.size, _digest(prefix, body)), body))
 
 
-def decode(prefix: str, data: bytes) -> pa.Table:
-    """The records of a shard.
+def decode(prefix: str, data: bytes, columns: list[str] | None = None) -> pa.Table:
+    """The records of a shard; only the columns asked for are decompressed.
 
     Raises:
+        KeyError: if it has no such column.
         ShardError: if the bytes are not a whole shard of the journal at `prefix`.
     """
     if len(data) < _HEADER.size:
@@ -100,14 +101,17 @@ def decode(prefix: str, data: bytes) -> pa.Table:
         raise ShardError(message)
     try:
         with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
-            table = reader.read_all()
+            schema = reader.schema
+        if not RECORD_SCHEMA.equals(_select(schema)):
+            message = "its columns are not those of a record"
+            raise ShardError(message)
+        wanted = schema.names if columns is None else columns
+        options = pa.ipc.IpcReadOptions(included_fields=[_index(schema, name) for name in wanted])
+        with pa.ipc.open_stream(pa.py_buffer(body), options=options) as reader:
+            return reader.read_all().select(wanted)
     except pa.ArrowException as error:
         message = f"Arrow cannot read it: {error}"
         raise ShardError(message) from None
-    if not RECORD_SCHEMA.equals(_select(table.schema)):
-        message = "its columns are not those of a record"
-        raise ShardError(message)
-    return table
 
 
 def conform(table: pa.Table) -> pa.Table:
@@ -137,6 +141,14 @@ def conform(table: pa.Table) -> pa.Table:
 def _select(schema: pa.Schema) -> pa.Schema:
     present = [schema.field(name) for name in RECORD_SCHEMA.names if name in schema.names]
     return pa.schema(present)
+
+
+def _index(schema: pa.Schema, name: str) -> int:
+    index: int = schema.get_field_index(name)
+    if index < 0:
+        message = f"journal records have no column {name!r}; they have {schema.names}"
+        raise KeyError(message)
+    return index
 
 
 def _digest(prefix: str, body: pa.Buffer | memoryview) -> bytes:

@@ -33,8 +33,8 @@ FLUSH_SHARE = 20
 """The interval in flushes' costs: 20 keeps flushing at about 5% of the time."""
 SHORTEST_INTERVAL = 0.1
 LONGEST_INTERVAL = 10.0
-_FLUSH_BYTES = 32 << 20
-_MAX_BUFFERED_BYTES = 256 << 20
+_FLUSH_BYTES = 16 << 20
+_MAX_BUFFERED_BYTES = 128 << 20
 _RETRY_WAITS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 register("journal.before_put", "journal.after_put")
@@ -214,8 +214,18 @@ class JournalWriter:
                     return None
                 waiting = self._next_flush - self._clock() if self._buffer else None
                 self._changed.wait(waiting)
-            tables, self._buffer = self._buffer, []
-            return tables
+            return self._take()
+
+    def _take(self) -> list[pa.Table]:
+        """The oldest tables, as many as make a shard that readers can hold in memory."""
+        size = count = 0
+        for table in self._buffer:
+            size += table.nbytes
+            if count and size > _FLUSH_BYTES:
+                break
+            count += 1
+        tables, self._buffer = self._buffer[:count], self._buffer[count:]
+        return tables
 
     def _someone_waits(self) -> bool:
         with self._changed:
