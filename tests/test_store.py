@@ -135,7 +135,7 @@ def test_a_key_that_leaves_the_store_or_hides_in_it_is_refused(local: Store, key
 
 
 @pytest.mark.parametrize(
-    "url", ["/tmp/x", "file://host/x", "file:relative", "s3:///x", "http://x", "file:///a?b", ""]
+    "url", ["/data/x", "file://host/x", "file:relative", "s3:///x", "http://x", "file:///a?b", ""]
 )
 def test_a_url_that_is_no_store_is_refused_with_what_to_use(url: str) -> None:
     with pytest.raises(ConfigError, match=r"file:///absolute|percent-encoded"):
