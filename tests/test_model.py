@@ -69,10 +69,10 @@ def test_what_is_no_model_is_refused_by_name(directory: Path, make: object, mess
 
 
 def test_a_hub_model_without_a_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants  # noqa: PLC0415 - only this test needs it
+    import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="nobody/no-such-model.*put the model in a directory"):
+    with pytest.raises(ModelError, match=r"nobody/no-such-model.*put the model in a directory"):
         ModelRef("nobody/no-such-model").resolve()
 
 

@@ -5,7 +5,7 @@ Deterministic in its seed: the same arguments give the same weights. Its texts a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +32,8 @@ def make_tiny_model(
         context: longest sequence, in tokens (a token is a byte of text).
         seed: of the weights.
     """
-    import torch  # noqa: PLC0415 - slow to import
-    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     path.mkdir(parents=True, exist_ok=True)
     vocabulary = _write_tokenizer(path, context)
@@ -52,20 +52,21 @@ def make_tiny_model(
         initializer_range=0.2,
     )
     torch.manual_seed(seed)
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(path)
+    model: Any = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    model.to(torch.float32).save_pretrained(path)
     return path
 
 
 def _write_tokenizer(path: Path, context: int) -> int:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([BOS, EOS, UNKNOWN, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,

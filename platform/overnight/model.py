@@ -139,7 +139,7 @@ def _looks_like_hub_id(uri: str) -> bool:
 
 
 def _download(uri: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - heavy, and seldom needed
+    from huggingface_hub import snapshot_download
 
     try:
         return Path(

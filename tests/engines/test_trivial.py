@@ -33,9 +33,7 @@ def test_rows_come_back_reversed_with_the_declared_columns() -> None:
 def test_a_slow_row_comes_back_later_and_a_bad_one_with_its_reason() -> None:
     engine = TrivialReverse(window=8, batch=4).start()
     engine.submit(requests("!slow 2 a", "!fail why", None, "b", "c"))
-    order = []
-    for _ in range(4):
-        order.append([(r["row"], r["failure"]) for r in engine.step().to_pylist()])
+    order = [[(row["row"], row["failure"]) for row in engine.step().to_pylist()] for _ in range(4)]
     assert order == [
         [(1, "told: why"), (2, "null_request"), (3, None)],
         [(4, None)],

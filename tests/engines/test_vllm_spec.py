@@ -92,4 +92,4 @@ def test_declaring_imports_neither_vllm_nor_torch() -> None:
         "sys.exit(bool({'vllm', 'torch', 'ray', 'transformers'} & set(sys.modules)))"
     )
     environment = {"PYTHONPATH": ":".join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)  # noqa: S603
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

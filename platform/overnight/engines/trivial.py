@@ -79,7 +79,7 @@ class TrivialEngine:
     @property
     def in_flight(self) -> int:
         """Rows submitted and not handed back yet."""
-        return self._waiting.num_rows
+        return int(self._waiting.num_rows)
 
     def submit(self, requests: pa.Table) -> None:
         """Append to the queue."""

@@ -179,7 +179,7 @@ class VllmGenerate:
             ModelError: if the model is missing or its digest differs.
             EngineDied: if vLLM does not start.
         """
-        from overnight.engines.vllm_engine import GenerateEngine  # noqa: PLC0415 - imports vLLM
+        from overnight.engines.vllm_engine import GenerateEngine
 
         return GenerateEngine(self)
 

@@ -11,10 +11,10 @@ import os
 import signal
 import threading
 
-from vllm.v1.executor.uniproc_executor import UniProcExecutor
+from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: TID253 - vLLM imports this
 
 
-class LeashedExecutor(UniProcExecutor):  # type: ignore[misc]  # vLLM is untyped here
+class LeashedExecutor(UniProcExecutor):
     """Computes in the engine core's process itself, which dies with its parent.
 
     vLLM's default on CPU is one more process for the arithmetic; on two cores, three busy

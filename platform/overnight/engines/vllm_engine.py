@@ -173,8 +173,8 @@ class VllmEngine:
         return encoded
 
     def _add(self, row: int, tokens: list[int]) -> None:
-        from vllm.exceptions import VLLMClientError  # noqa: PLC0415 - heavy
-        from vllm.inputs import tokens_input  # noqa: PLC0415
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs import tokens_input
 
         if len(tokens) + self._room_for_output() > self._max_model_len:
             reason = f"too_long: {len(tokens)} prompt tokens, the model takes {self._max_model_len}"
@@ -192,7 +192,7 @@ class VllmEngine:
 
     @contextlib.contextmanager
     def _dying(self) -> Iterator[None]:
-        from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415 - heavy
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             yield
@@ -215,7 +215,7 @@ class VllmEngine:
     def _watch(self) -> None:
         # Whoever waits for output or for an answer that a killed process never sends would
         # wait for ever: vLLM's own monitor marks the engine dead but wakes nobody.
-        from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415 - heavy
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         core = self._llm.engine_core
         connection.wait([process.sentinel for process in self._processes])
@@ -287,8 +287,8 @@ class _Gauges:
 
 
 def _sampling(spec: VllmGenerate) -> Any:
-    from vllm import SamplingParams  # noqa: PLC0415 - heavy
-    from vllm.sampling_params import (  # noqa: PLC0415
+    from vllm import SamplingParams
+    from vllm.sampling_params import (
         RequestOutputKind,
         StructuredOutputsParams,
     )
@@ -308,9 +308,9 @@ def _sampling(spec: VllmGenerate) -> Any:
 
 def _load(model: Path, sizes: VllmSizes, engine_args: dict[str, Any]) -> Any:
     _prepare_environment()
-    from vllm import EngineArgs  # noqa: PLC0415 - heavy
-    from vllm.platforms import current_platform  # noqa: PLC0415
-    from vllm.v1.engine.llm_engine import LLMEngine  # noqa: PLC0415
+    from vllm import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.llm_engine import LLMEngine
 
     on_cpu = current_platform.is_cpu()
     args = EngineArgs(

@@ -268,8 +268,7 @@ class WorkerLoop:
             try:
                 held.sequence = held.writer.append(records)
             except Exception as error:  # noqa: BLE001 - the ticket carries it
-                self._fail(self._window.drop(lambda h, w=held.writer: h.writer is w), error)
-                _refuse(held.ticket, error)
+                self._fail([held, *self._window.drop(_writes_to(held.writer))], error)
                 continue
             self._tally(held).count(mine)
             if not held.left:
@@ -356,9 +355,7 @@ class WorkerLoop:
         if not search.running:
             return
         killer = search.died()
-        if killer is not None and not self._proven:
-            self._prove()
-        elif self._fruitless >= self._budget:
+        if (killer is not None and not self._proven) or self._fruitless >= self._budget:
             self._prove()
         if killer is not None:
             self._condemn(killer, error)
@@ -454,6 +451,10 @@ class WorkerLoop:
     def _fail(self, helds: list[Held], error: BaseException) -> None:
         for held in helds:
             _refuse(held.ticket, error)
+
+
+def _writes_to(writer: JournalWriter) -> Callable[[Held], bool]:
+    return lambda held: held.writer is writer
 
 
 def _refuse(ticket: Future[int], error: BaseException) -> None:

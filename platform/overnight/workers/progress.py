@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import pyarrow as pa
 
 # Seconds, eight bounds a decade from 1 ms to 3 hours: any quantile is right within 15%.
 _EDGES = 10.0 ** (np.arange(-24, 33) / 8.0)
