@@ -39,7 +39,7 @@ def test_the_top_level_is_the_given_one() -> None:
         assert (ROOT / name).is_file(), name
 
 
-HEAVY = ("vllm", "ray", "torch", "xgboost", "transformers", "matplotlib", "pandas")
+HEAVY = ("vllm", "ray", "torch", "xgboost", "transformers", "matplotlib")
 
 
 def test_definitions_load_without_any_heavy_package() -> None:

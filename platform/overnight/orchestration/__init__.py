@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from overnight.orchestration.asset import DAILY_START, inference_asset
-from overnight.orchestration.source import model_asset, source_asset
+import warnings
+
+import dagster as dg
+
+# Observable sources and backfill policies are beta in the Dagster that the lock file pins;
+# saying so at each start would bury what matters.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+
+from overnight.orchestration.asset import DAILY_START, inference_asset  # noqa: E402
+from overnight.orchestration.source import model_asset, source_asset  # noqa: E402
 
 __all__ = ["DAILY_START", "inference_asset", "model_asset", "source_asset"]

@@ -1,24 +1,19 @@
 """A job as a Dagster asset: partitions, checks, retries, a schedule."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+# Dagster evaluates the annotations of an asset's function, so they are no strings here.
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 
-from overnight.audit import check_names
+from overnight.audit import Check, check_names
 from overnight.errors import AuditFailedError, OvernightError
+from overnight.job import InferenceJob
 from overnight.orchestration import metadata
 from overnight.orchestration.source import description
 from overnight.progress import Reporter
+from overnight.report import PartitionReport
 from overnight.run import House, run_partition
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from overnight.audit import Check
-    from overnight.job import InferenceJob
-    from overnight.report import PartitionReport
 
 DAILY_START = "2026-01-01"
 RETRIES = 3
@@ -117,7 +112,7 @@ def _run(job: InferenceJob, context: dg.AssetExecutionContext) -> tuple[Partitio
             scratch=resources.store.scratch,
         )
         report = run_partition(
-            job, context.partition_key, run_id=context.run_id, house=house, report=reporter
+            job, context.partition_key, run_id=context.run.run_id, house=house, report=reporter
         )
         return report, warehouse.rows_in("published", job.name)
 

@@ -1,0 +1,150 @@
+"""A job as Dagster runs it: materializations, checks, failures, data versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pytest
+from overnight.orchestration import inference_asset, source_asset
+from resources import ClusterResource, StoreResource, WarehouseResource
+
+from tests.support.shop import DAY, line, lines, reversing, write_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("ray_head")
+DAILY = dg.DailyPartitionsDefinition("2026-11-01", timezone="Europe/Berlin")
+
+
+@pytest.fixture
+def installation(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OVERNIGHT_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def definitions(**changes: Any) -> dg.Definitions:
+    return dg.Definitions.merge(
+        dg.Definitions(
+            assets=[source_asset(lines, partitions=DAILY, group="tests")],
+            resources={
+                "warehouse": WarehouseResource(),
+                "store": StoreResource(),
+                "cluster": ClusterResource(),
+            },
+        ),
+        inference_asset(
+            reversing(**changes),
+            partitions=DAILY,
+            schedule="0 2 * * *",
+            timezone="Europe/Berlin",
+            group="tests",
+        ),
+    )
+
+
+def materialize(instance: dg.DagsterInstance, **changes: Any) -> dg.ExecuteInProcessResult:
+    job = definitions(**changes).resolve_job_def("reversed_lines_job")
+    return job.execute_in_process(instance=instance, partition_key=DAY, raise_on_error=False)
+
+
+def test_a_materialization_tells_what_happened(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, [*map(line, range(60)), line(99, "!fail told so")])
+    result = materialize(instance)
+    assert result.success
+    (event,) = result.asset_materializations_for_node("reversed_lines")
+    shown = {name: value.value for name, value in event.metadata.items()}
+    assert shown["dagster/partition_row_count"] == 60
+    assert shown["dagster/row_count"] == 60
+    assert shown["dagster/table_name"] == "published.reversed_lines"
+    assert (shown["rows_in"], shown["published"], shown["dead_lettered"]) == (61, 60, 1)
+    assert shown["throughput"].startswith("![throughput](data:image/png;base64,")
+    assert "| line_id | weight | reversed | length |" in shown["sample"]
+    schema = {column.name: column for column in shown["dagster/column_schema"].columns}
+    assert schema["line_id"].description == "Names the line."
+    assert schema["line_id"].constraints.unique
+    assert schema["weight"].constraints.nullable
+    lineage = shown["dagster/column_lineage"].deps_by_column
+    assert [dep.column_name for dep in lineage["weight"]] == ["weight"]
+
+
+def test_every_check_is_reported_and_blocks(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, map(line, range(20)))
+    result = materialize(instance)
+    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+    assert checks == {
+        "reconciliation": True,
+        "contract": True,
+        "dead_letter_share": True,
+        "long_share": True,
+    }
+    specs = definitions().resolve_asset_graph().asset_check_keys
+    assert {key.name for key in specs} == set(checks)
+
+
+def test_a_failed_check_is_red_and_nothing_is_materialized(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, [line(n, "why?") for n in range(20)])
+    result = materialize(instance)
+    assert not result.success
+    failed = {c.check_name: c for c in result.get_asset_check_evaluations() if not c.passed}
+    assert set(failed) == {"dead_letter_share"}
+    assert "20 of 20 rows (100.00%" in (failed["dead_letter_share"].description or "")
+    assert not result.asset_materializations_for_node("reversed_lines")
+
+
+def test_bad_input_is_an_error_that_is_not_retried(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, ["{broken"] * 5)
+    result = materialize(instance)
+    (failure,) = [e for e in result.all_events if e.is_step_failure]
+    assert not any(event.is_step_up_for_retry for event in result.all_events)
+    assert "5 of 5 source rows rejected" in str(failure.step_failure_data.error)
+
+
+def test_a_landing_file_that_changed_changes_the_data_version(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    versions = []
+    for text in ("one", "one", "two"):
+        write_lines(installation, [line(1, text)])
+        result = materialize(instance)
+        (event,) = result.asset_materializations_for_node("reversed_lines")
+        versions.append((event.tags or {})["dagster/data_version"])
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_observing_a_source_gives_a_version_to_each_landed_partition(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, [line(1)])
+    source = source_asset(lines, partitions=DAILY, group="tests")
+    result = dg.observe([source], instance=instance, resources={"store": StoreResource()})
+    (observation,) = result.asset_observations_for_node("lines")
+    assert observation.partition == DAY
+    assert observation.tags["dagster/data_version"]
+
+
+def test_the_schedule_runs_the_day_that_has_ended() -> None:
+    import datetime as dt
+
+    schedule = definitions().resolve_schedule_def("reversed_lines_schedule")
+    with dg.build_schedule_context(
+        scheduled_execution_time=dt.datetime(2026, 11, 21, 1, 0, tzinfo=dt.UTC)
+    ) as context:
+        (request,) = schedule.evaluate_tick(context).run_requests
+    assert request.partition_key == "2026-11-20"
