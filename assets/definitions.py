@@ -37,8 +37,7 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
         inference_asset(
             daily_summaries,
             partitions=daily,
-            schedule="0 2 * * *",
-            timezone=TIMEZONE,
+            hour=2,
             group="magazine",
             depends_on=["summary_model"],
             owners=OWNERS,

@@ -44,8 +44,7 @@ def definitions(**changes: Any) -> dg.Definitions:
         inference_asset(
             reversing(**changes),
             partitions=DAILY,
-            schedule="0 2 * * *",
-            timezone="Europe/Berlin",
+            hour=2,
             group="tests",
         ),
     )
@@ -132,8 +131,13 @@ def test_observing_a_source_gives_a_version_to_each_landed_partition(
     installation: Path, instance: dg.DagsterInstance
 ) -> None:
     write_lines(installation, [line(1)])
-    source = source_asset(lines, partitions=DAILY, group="tests")
-    result = dg.observe([source], instance=instance, resources={"store": StoreResource()})
+    observing = dg.Definitions(
+        assets=[source_asset(lines, partitions=DAILY, group="tests")],
+        jobs=[dg.define_asset_job("observe_lines", selection=dg.AssetSelection.all(include_sources=True))],
+        resources={"store": StoreResource()},
+    )
+    job = observing.resolve_job_def("observe_lines")
+    result = job.execute_in_process(instance=instance)
     (observation,) = result.asset_observations_for_node("lines")
     assert observation.partition == DAY
     assert observation.tags["dagster/data_version"]

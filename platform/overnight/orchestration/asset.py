@@ -23,9 +23,8 @@ RETRY_WAIT_S = 2
 def inference_asset(
     job: InferenceJob,
     *,
-    partitions: dg.PartitionsDefinition[str],
-    schedule: str,
-    timezone: str,
+    partitions: dg.DailyPartitionsDefinition,
+    hour: int,
     group: str,
     depends_on: Sequence[str] = (),
     owners: Sequence[str] = (),
@@ -35,9 +34,8 @@ def inference_asset(
 
     Args:
         job: what to infer; needs the resources `warehouse`, `store` and `cluster`.
-        partitions: one partition a day.
-        schedule: a cron line; each tick runs the day that has just ended.
-        timezone: the schedule's time zone, an IANA name.
+        partitions: one partition a day, in a named time zone.
+        hour: of the day, in that time zone, at which the day that has ended is run.
         group: the asset group in the UI.
         depends_on: assets beyond the source, such as the model.
         owners: who answers for the table, `team:name` or an e-mail address.
@@ -89,13 +87,12 @@ def inference_asset(
         assets=[asset],
         jobs=[asset_job],
         schedules=[
-            dg.ScheduleDefinition(
+            dg.build_schedule_from_partitioned_job(
+                asset_job,
                 name=f"{job.name}_schedule",
-                job=asset_job,
-                cron_schedule=schedule,
-                execution_timezone=timezone,
-                execution_fn=_newest_partition(partitions),
-                description=f"Runs {job.name} for the day that has just ended.",
+                hour_of_day=hour,
+                minute_of_hour=0,
+                description=f"Runs {job.name} at {hour}:00 for the day that has just ended.",
             )
         ],
     )
@@ -125,13 +122,3 @@ def _check_results(checks: Sequence[Check]) -> Iterator[dg.AssetCheckResult]:
             description=check.message,
             metadata=dict(check.figures),
         )
-
-
-def _newest_partition(partitions: dg.PartitionsDefinition[str]) -> Any:
-    def decide(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        ended = partitions.get_last_partition_key(context.scheduled_execution_time)
-        if ended is None:
-            return dg.SkipReason("no partition has ended yet")
-        return dg.RunRequest(run_key=ended, partition_key=ended)
-
-    return decide
