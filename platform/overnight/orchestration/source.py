@@ -4,21 +4,15 @@ Observing one records its data version, so that Dagster shows which outputs were
 something that has changed since.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+# Dagster evaluates the annotations of what it calls, so they are no strings here.
+from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 
-from overnight.contract import columns
-from overnight.landing import landed_partitions, landing_version
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from overnight.contract import Contract
-    from overnight.landing import Source
-    from overnight.model import ModelRef
+from overnight.contract import Contract, columns
+from overnight.landing import Source, landed_partitions, landing_version
+from overnight.model import ModelRef
 
 
 def source_asset(
@@ -26,31 +20,27 @@ def source_asset(
     *,
     partitions: dg.PartitionsDefinition[str],
     group: str,
-    owners: Sequence[str] = (),
 ) -> dg.SourceAsset:
     """A source in the landing zone; its data version is that of the files of each partition.
 
     The resource `store` is asked when it is observed.
     """
 
-    def observe(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
-        store = context.resources.store.config.open()
+    def observe(store: dg.ResourceParam[Any]) -> dg.DataVersionsByPartition:
+        zone = store.config.open()
         known = set(partitions.get_partition_keys())
-        landed = [partition for partition in landed_partitions(store, source) if partition in known]
+        landed = [partition for partition in landed_partitions(zone, source) if partition in known]
         return dg.DataVersionsByPartition(
-            {partition: landing_version(store, source, partition) for partition in landed}
+            {partition: landing_version(zone, source, partition) for partition in landed}
         )
 
-    del owners  # observable source assets take none
     asset = dg.observable_source_asset(
-        observe_fn=observe,
         name=source.name,
         partitions_def=partitions,
         group_name=group,
         description=description(source.contract),
         metadata={"dagster/column_schema": column_schema(source.contract), "key": source.key},
-        required_resource_keys={"store"},
-    )
+    )(observe)
     assert isinstance(asset, dg.SourceAsset)
     return asset
 
@@ -66,12 +56,11 @@ def model_asset(name: str, model: ModelRef, *, group: str, description: str) -> 
         )
 
     asset = dg.observable_source_asset(
-        observe_fn=observe,
         name=name,
         group_name=group,
         description=description,
         metadata={"uri": model.uri},
-    )
+    )(observe)
     assert isinstance(asset, dg.SourceAsset)
     return asset
 

@@ -8,6 +8,7 @@ work behind; a newer attempt at the same partition takes over from an older one 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -134,13 +135,17 @@ class Worker:
                     writer=assignment.journal.writer(
                         attempt=assignment.attempt, worker=f"{self._machine}-{os.getpid()}"
                     ),
-                    renewed=self._clock(),
+                    # Nobody can give a sign of life to an engine that is still starting.
+                    renewed=math.inf,
                 )
         try:
             seconds = self._loop.ready()
         except BaseException:
             self.release(assignment.attempt)
             raise
+        with self._lock:
+            if assignment.attempt in self._leases:
+                self._leases[assignment.attempt].renewed = self._clock()
         return WorkerInfo(self._machine, os.getpid(), seconds)
 
     def infer(self, attempt: int, split: str, rows: pa.Table) -> int:

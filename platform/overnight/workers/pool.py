@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from overnight.errors import WorkersLostError
+from overnight.errors import OvernightError, WorkersLostError
 from overnight.workers.actor import Assignment, Worker, WorkerInfo
 from overnight.workers.cluster import NAMESPACE, ClusterConfig, connected, worker_count
 
@@ -188,7 +188,7 @@ class Pool:
             for reference in ready:
                 member = next(m for m in members if reference in _references(m))
                 try:
-                    self._settle(member, reference, ray.get(reference), hired)
+                    self._settle(member, reference, _answer(reference), hired)
                     if not planned and member.info:
                         # Now that no older attempt is at work, what it left is known.
                         queue.extend(self._pieces(plan, assignment))
@@ -351,6 +351,18 @@ def leave() -> None:
     import ray
 
     ray.kill(ray.get_runtime_context().current_actor)
+
+
+def _answer(reference: Any) -> Any:
+    """What a worker answered; what it raised is raised as it was, without Ray's wrapping."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OvernightError):
+            raise error.cause from error
+        raise
 
 
 def _references(member: _Member) -> list[Any]:
