@@ -163,7 +163,9 @@ def _lengths(measures: pl.DataFrame) -> pl.DataFrame:
     if "output_tokens" not in measures.columns:
         return pl.DataFrame(schema={"tokens": pl.Int64, "rows": pl.Int64})
     return (
-        measures.group_by(tokens=pl.col("output_tokens").cast(pl.Int64))
+        # A row that failed has no length.
+        measures.drop_nulls("output_tokens")
+        .group_by(tokens=pl.col("output_tokens").cast(pl.Int64))
         .agg(rows=pl.len().cast(pl.Int64))
         .sort("tokens")
     )

@@ -157,8 +157,8 @@ def _attempt(
         fingerprint=record.FingerprintRecord(
             fingerprint=fingerprint.id,
             engine=fingerprint.engine,
-            model_uri=fingerprint.identity.get("model_uri"),
-            model_digest=fingerprint.identity.get("model_digest"),
+            model_uri=getattr(getattr(job.engine, "model", None), "uri", None),
+            model_digest=fingerprint.identity.get("model"),
             parameters=fingerprint.identity,
             prepare_source=fingerprint.prepare_source,
         ),
