@@ -245,3 +245,7 @@ def _source(name: str) -> Source:
     if name not in known:
         raise ConfigError(f"there is no source {name!r}; there are: {', '.join(sorted(known))}")
     return known[name]
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -50,23 +51,20 @@ def speed(progress: PoolProgress, before: PoolProgress | None) -> tuple[float, f
 class Reporter:
     """Tells a log, and a terminal if there is one, how far the work is.
 
-    Keeps what it was told, for a plot afterwards.
-
     Args:
         log: takes a line.
-        terminal: draws a bar there if it is one.
+        terminal: where to draw a bar; None for nowhere.
     """
 
-    def __init__(self, log: Callable[[str], None], terminal: TextIO = sys.stderr) -> None:
+    def __init__(self, log: Callable[[str], None], terminal: TextIO | None) -> None:
         self._log = log
-        self._terminal = terminal if terminal.isatty() else None
-        self.samples: list[PoolProgress] = []
+        self._terminal = terminal
+        self._before: PoolProgress | None = None
 
     def __call__(self, progress: PoolProgress) -> None:
         """Report once."""
-        before = self.samples[-1] if self.samples else None
-        self.samples.append(progress)
-        text = line(progress, before)
+        text = line(progress, self._before)
+        self._before = progress
         self._log(text)
         if self._terminal:
             done = progress.rows >= progress.total
@@ -74,6 +72,18 @@ class Reporter:
             bar = "█" * filled + "░" * (BAR - filled)
             self._terminal.write(f"\r\x1b[2K{bar} {text}" + ("\n" if done else ""))
             self._terminal.flush()
+
+
+def foreground_terminal() -> TextIO | None:
+    """The terminal in whose foreground this process runs, if it does.
+
+    Dagster captures the standard streams of a step, so they tell nothing about a terminal.
+    """
+    try:
+        terminal = Path("/dev/tty").open("w")  # noqa: SIM115 - kept open as long as the process
+    except OSError:
+        return None
+    return terminal if os.tcgetpgrp(terminal.fileno()) == os.getpgrp() else None
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from overnight.errors import AuditFailedError, OvernightError
 from overnight.job import InferenceJob
 from overnight.orchestration import metadata
 from overnight.orchestration.source import description
-from overnight.progress import Reporter
+from overnight.progress import Reporter, foreground_terminal
 from overnight.report import PartitionReport
 from overnight.run import House, run_partition
 
@@ -100,7 +100,7 @@ def inference_asset(
 
 def _run(job: InferenceJob, context: dg.AssetExecutionContext) -> tuple[PartitionReport, int]:
     resources = context.resources
-    reporter = Reporter(context.log.info)
+    reporter = Reporter(context.log.info, foreground_terminal())
     with resources.warehouse.open() as warehouse:
         house = House(
             warehouse=warehouse,

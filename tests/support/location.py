@@ -1,0 +1,7 @@
+"""A code location for tests of the command line."""
+
+from __future__ import annotations
+
+from tests.support.shop import reversing
+
+JOBS = (reversing(),)
