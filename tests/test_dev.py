@@ -1,0 +1,95 @@
+"""`overnight dev`: everything up on one command, and nothing left after Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MARK = "OVERNIGHT_TEST_MARK"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def marked(mark: str) -> dict[int, str]:
+    """The processes that inherited the mark, by pid."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                environment = (entry / "environ").read_bytes()
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"{MARK}={mark}".encode() in environment:
+                found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def wait_until_answering(url: str, process: subprocess.Popen[bytes], seconds: float) -> str:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return str(answer.read().decode())
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.2)
+    pytest.fail(f"{url} did not answer within {seconds} s")
+
+
+def test_dev_serves_the_ui_and_leaves_nothing_running_after_ctrl_c(home: Path) -> None:
+    port = free_port()
+    mark = str(home)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "overnight.cli", "dev", "--port", str(port)],
+        cwd=ROOT,
+        env={**os.environ, "OVERNIGHT_HOME": str(home), MARK: mark},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        page = wait_until_answering(f"http://127.0.0.1:{port}/server_info", process, 120)
+        assert "dagster_version" in page
+        assert (home / "ray.json").exists()
+        assert len(marked(mark)) > 3
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 15
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == {}
+    assert not (home / "ray.json").exists()
+    assert not (home / "warehouse" / "postmaster.pid").exists()
+
+
+def test_dev_says_that_its_port_is_taken(home: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = subprocess.run(
+            [sys.executable, "-m", "overnight.cli", "dev", "--port", str(taken.getsockname()[1])],
+            cwd=ROOT,
+            env={**os.environ, "OVERNIGHT_HOME": str(home)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "is taken by another program" in done.stderr
