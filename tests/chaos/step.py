@@ -1,0 +1,91 @@
+"""A step process as the orchestrator starts it: one try at one partition, then it ends.
+
+`python -m tests.chaos.step DAY --run-id R --log FILE`; the installation is `OVERNIGHT_HOME`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overnight import run
+from overnight.errors import OvernightError, PartitionBusyError, StaleAttemptError
+from overnight.home import Home
+from overnight.warehouse.connect import Warehouse
+
+from tests.chaos.engine import Traced
+from tests.support import shop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from overnight.job import InferenceJob
+
+BATCH = 4
+STEP_SECONDS = 0.025
+PUBLISHED, FAILED, STALE, BUSY, RETRY = 0, 1, 3, 4, 75
+
+
+def job_of(log: Path | str) -> InferenceJob:
+    """160 rows a second, in splits of 50."""
+    engine = Traced(window=16, batch=BATCH, step_seconds=STEP_SECONDS, log=str(log))
+    return shop.reversing(engine=engine)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("day")
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--log", required=True)
+    parser.add_argument("--gate", type=Path, help="before publishing, wait for this file")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    if options.gate is not None:
+        _gate(options.gate)
+    home = Home.from_env()
+    try:
+        with Warehouse.open(home=home.path) as warehouse:
+            report = run.run_partition(
+                job_of(options.log),
+                options.day,
+                run_id=options.run_id,
+                house=shop.house(warehouse, home.path),
+            )
+    except OvernightError as error:
+        traceback.print_exc()
+        return _status(error)
+    except Exception:  # noqa: BLE001 - the orchestrator tries again whatever it was
+        traceback.print_exc()
+        return RETRY
+    print(f"published {report.published}, inferred {report.inferred}, reused {report.reused}")  # noqa: T201
+    return PUBLISHED
+
+
+def _status(error: OvernightError) -> int:
+    if isinstance(error, StaleAttemptError):
+        return STALE
+    if isinstance(error, PartitionBusyError):
+        return BUSY
+    return RETRY if error.retryable else FAILED
+
+
+def _gate(gate: Path) -> None:
+    """Have this process wait where everything is staged and audited, and nothing published."""
+    publish = run.publish
+
+    def gated(*arguments: Any) -> Any:
+        gate.with_suffix(".reached").touch()
+        while not gate.exists():
+            time.sleep(0.01)
+        return publish(*arguments)
+
+    run.publish = gated
+
+
+if __name__ == "__main__":
+    sys.exit(main())
