@@ -155,7 +155,11 @@ def _llm_generate(case: Case, _: Path) -> tuple[Callable[[list[str]], int], Call
         outputs = llm.generate(texts, params, use_tqdm=False)
         return sum(len(output.outputs[0].token_ids) for output in outputs)
 
-    return run, lambda: None
+    def close() -> None:
+        # Left to the interpreter's exit, vLLM's process may be waited for and never ended.
+        llm.llm_engine.engine_core.shutdown()
+
+    return run, close
 
 
 def _overnight(case: Case, scratch: Path) -> tuple[Callable[[list[str]], int], Callable[[], None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -170,6 +171,33 @@ def test_a_killed_process_costs_no_row_and_doubles_none(spec: VllmGenerate, tmp_
     assert loop.progress().engine_starts == 2
     assert not core.is_alive()
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_the_engine_dies_with_a_worker_that_is_killed_without_notice(spec: VllmGenerate) -> None:
+    script = textwrap.dedent(
+        f"""
+        import multiprocessing
+        from overnight.engines.vllm import VllmGenerate, VllmSizes
+        from overnight.model import ModelRef
+        sizes = VllmSizes(max_num_seqs=2, max_num_batched_tokens=512, kv_cache_gib=1)
+        engine = VllmGenerate(model=ModelRef({spec.model.uri!r}), sizes=sizes).start()
+        print("core", multiprocessing.active_children()[0].pid, flush=True)
+        input()
+        """
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as worker:
+        assert worker.stdout is not None
+        core = next(int(line.split()[1]) for line in worker.stdout if line.startswith("core "))
+        ended = os.pidfd_open(core)
+        worker.kill()
+        assert select.select([ended], [], [], 30)[0] == [ended]
+        os.close(ended)
 
 
 def test_a_process_that_does_not_answer_is_ended_all_the_same(
