@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from overnight.orchestration import DAILY_START, inference_asset, model_asset, source_asset
-from resources import from_env
 
 from assets.sources import articles
-from assets.summaries import daily_summaries
+from assets.summaries import daily_summaries, summary_model
+from overnight.orchestration import DAILY_START, inference_asset, model_asset, source_asset
+from resources import from_env
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
                 source_asset(articles, partitions=daily, group="magazine"),
                 model_asset(
                     "summary_model",
-                    daily_summaries.engine.model,
+                    summary_model,
                     group="magazine",
                     description="The model that writes the summaries (`SUMMARY_MODEL`).",
                 ),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from assets.models import lead_summarizer
+from assets.models.lead_summarizer.reference import prompt
+from assets.sources import articles
 from overnight.contract import Contract, Field, Timestamp
 from overnight.engines.vllm import VllmGenerate
 from overnight.job import InferenceJob, OutputCheck, each_result, each_row
 from overnight.model import ModelRef
 
-from assets.models import lead_summarizer
-from assets.models.lead_summarizer.reference import prompt
-from assets.sources import articles
-
-BUNDLED = ModelRef(uri=str(lead_summarizer.PATH), digest=lead_summarizer.DIGEST)
+summary_model = ModelRef.from_env(
+    "SUMMARY_MODEL",
+    default=ModelRef(uri=str(lead_summarizer.PATH), digest=lead_summarizer.DIGEST),
+)
 
 
 class DailySummary(Contract):
@@ -49,7 +51,7 @@ daily_summaries = InferenceJob(
     name="daily_summaries",
     source=articles,
     engine=VllmGenerate(
-        model=ModelRef.from_env("SUMMARY_MODEL", default=BUNDLED),
+        model=summary_model,
         max_tokens=128,
         temperature=0.0,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import dagster as dg
 
@@ -13,7 +14,7 @@ from resources.warehouse import WarehouseResource
 __all__ = ["ClusterResource", "StoreResource", "WarehouseResource", "from_env"]
 
 
-def from_env() -> dict[str, dg.ConfigurableResource[object]]:
+def from_env() -> dict[str, dg.ConfigurableResource[Any]]:
     """The resources as the `OVERNIGHT_*` variables say; unset ones get the embedded defaults."""
     return {
         "warehouse": WarehouseResource(url=_variable("OVERNIGHT_WAREHOUSE_URL")),

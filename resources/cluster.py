@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import dagster as dg
-from overnight.home import Home
-from overnight.workers.cluster import ClusterConfig
 from pydantic import Field
+
+from overnight.home import Home
+
+if TYPE_CHECKING:
+    from overnight.workers.cluster import ClusterConfig
 
 
 class ClusterResource(dg.ConfigurableResource["ClusterResource"]):

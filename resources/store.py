@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from pydantic import Field
+
 from overnight.home import Home
 from overnight.store import StoreConfig
-from pydantic import Field
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +18,8 @@ class StoreResource(dg.ConfigurableResource["StoreResource"]):
     """A directory (`file://`) or a bucket (`s3://`); credentials are those of the AWS chain."""
 
     url: str | None = Field(
-        default=None, description="file:///directory or s3://bucket/prefix; unset: under OVERNIGHT_HOME."
+        default=None,
+        description="file:///directory or s3://bucket/prefix; unset: under OVERNIGHT_HOME.",
     )
     endpoint_url: str | None = Field(
         default=None, description="An S3-compatible server in place of AWS."

@@ -6,8 +6,9 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from overnight.home import Home
 from pydantic import Field
+
+from overnight.home import Home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

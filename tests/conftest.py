@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+
 from overnight.warehouse.connect import Warehouse
 from overnight.workers.cluster import ClusterConfig, keep_head
-
 from tests.warehouse.helpers import open_home
 
 if TYPE_CHECKING:

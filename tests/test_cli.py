@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from click.testing import CliRunner
+
 from overnight.cli import main
 from overnight.run import run_partition
 from overnight.warehouse.connect import Warehouse
-
 from tests.support import shop
 from tests.support.shop import DAY, line, reversing, write_lines
 
@@ -81,18 +81,21 @@ def test_rows_rejects_and_dead_letters_are_read_back(home: Path) -> None:
     write_lines(home, [*map(line, range(40)), '{"line_id": "bad"}', line(77, "!fail on purpose")])
     with Warehouse.open(home=home) as warehouse:
         run_partition(reversing(), DAY, run_id="r", house=shop.house(warehouse, home))
-    rows = overnight("sql", "select count(*) as n from published.reversed_lines", "--format", "json")
+    count = "select count(*) as n from published.reversed_lines"
+    rows = overnight("sql", count, "--format", "json")
     assert json.loads(rows.output) == {"n": 40}
-    table = overnight("sql", "select reversed from published.reversed_lines where reversed like '%9%'")
+    nines = "select reversed from published.reversed_lines where reversed like '%9%'"
+    table = overnight("sql", nines)
     assert "93 rebmun enil" in table.output
     rejected = overnight("rejects", "lines")
     assert "lines.jsonl" in rejected.output
     assert "bad" in rejected.output
     dead = overnight("dead-letters", "reversed_lines")
     assert "told: on purpose" in dead.output
-    assert "no dead letters" in overnight(
-        "dead-letters", "reversed_lines", "--partition", "2026-11-01"
-    ).output
+    assert (
+        "no dead letters"
+        in overnight("dead-letters", "reversed_lines", "--partition", "2026-11-01").output
+    )
 
 
 def test_url_with_tcp_lets_any_client_in_until_ctrl_c(home: Path) -> None:

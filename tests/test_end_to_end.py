@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
+
 from assets.demo import articles, distributions
 from assets.models.lead_summarizer.reference import clean, first_sentence
 from overnight.warehouse.connect import Warehouse
-
 from tests.warehouse.helpers import open_home
 
 if TYPE_CHECKING:

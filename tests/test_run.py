@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+
 from overnight.engines.trivial import TrivialReverse
 from overnight.errors import (
     AuditFailedError,
@@ -18,7 +19,6 @@ from overnight.errors import (
 from overnight.job import OutputCheck, each_result
 from overnight.plan import MaxRejects
 from overnight.run import run_partition
-
 from tests.support import shop
 from tests.support.shop import DAY, Paced, line, reversing, write_lines
 
@@ -80,7 +80,7 @@ def test_a_published_row_leads_to_its_run_machine_model_and_input_line(
         "SELECT t._run_id, t._line, a.machine, f.engine, i.uri, i.digest "
         "FROM published.reversed_lines t JOIN lineage.attempts a ON a.attempt = t._attempt "
         "JOIN lineage.fingerprints f USING (fingerprint) "
-        "JOIN lineage.partitions p ON p.job = 'reversed_lines' AND p.partition_key = t.partition_key "
+        "JOIN lineage.partitions p ON p.job = a.job AND p.partition_key = t.partition_key "
         "JOIN lineage.inputs i ON i.attempt = p.published_attempt AND i.input_id = t._input_id "
         "WHERE t.line_id = 'l2'",
     )

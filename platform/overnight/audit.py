@@ -99,9 +99,8 @@ def _reconciliation(plan: Plan, filled: Filled, published: int) -> Check:
         return Check(RECONCILIATION, passed=True, message=words, figures=figures)
     off = accounted - plan.rows_in
     fault = f"{off} that came from nowhere" if off > 0 else f"{-off} lost"
-    return Check(
-        RECONCILIATION, passed=False, message=f"{words}: {fault}".replace(" = ", " ≠ "), figures=figures
-    )
+    message = f"{words}: {fault}".replace(" = ", " ≠ ")
+    return Check(RECONCILIATION, passed=False, message=message, figures=figures)
 
 
 def _contract(job: InferenceJob, stage: Stage, staged: int, filled: Filled) -> Check:

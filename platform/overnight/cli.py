@@ -49,7 +49,9 @@ def main() -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--replace", is_flag=True, help="Replace files of the same name.")
 @click.option("--complete", is_flag=True, help="Say that the partition is complete (_SUCCESS).")
-def land(source: str, partition: str, files: tuple[Path, ...], *, replace: bool, complete: bool) -> None:
+def land(
+    source: str, partition: str, files: tuple[Path, ...], *, replace: bool, complete: bool
+) -> None:
     """Check FILES against SOURCE's contract and copy them into its landing zone.
 
     PARTITION is a day, such as 2026-11-20.
@@ -68,7 +70,11 @@ def land(source: str, partition: str, files: tuple[Path, ...], *, replace: bool,
 @main.command()
 @click.argument("query")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
 )
 def sql(query: str, form: str) -> None:
     """Read from the warehouse: published tables, and where they came from (lineage)."""
@@ -183,9 +189,7 @@ def _plain(value: object) -> str:
     return escape(value.hex() if isinstance(value, bytes) else str(value))
 
 
-def _list_lineage(
-    query: str, name: str, partition: str | None, limit: int, none: str
-) -> None:
+def _list_lineage(query: str, name: str, partition: str | None, limit: int, none: str) -> None:
     from overnight.landing import check_partition
 
     where = ""
@@ -207,7 +211,8 @@ def _list_lineage(
 
 def _show_landing(source: Source, partition: str, report: LandReport) -> None:
     for landed in report.files:
-        click.echo(f"{landed.key}: {landed.rows} rows, {landed.rejected} rejected ({landed.action})")
+        counts = f"{landed.rows} rows, {landed.rejected} rejected"
+        click.echo(f"{landed.key}: {counts} ({landed.action})")
     if report.rejects.height:
         show(report.rejects.columns, report.rejects.head(20).rows())
         click.echo(

@@ -41,9 +41,9 @@ def serve(home: Home, *, port: int) -> int:
     """
     _check_free(port)
     with kept_up(home), stopping() as asked:
-        ui = subprocess.Popen(
+        ui = subprocess.Popen(  # noqa: S603 - our own program and a checked port
             [
-                *(_program("dagster"), "dev", "--workspace", "workspace.yaml"),
+                *(program("dagster"), "dev", "--workspace", "workspace.yaml"),
                 *("--host", "127.0.0.1", "--port", str(port)),
             ],
             env=environment(home),
@@ -111,7 +111,8 @@ def wait_for_signal() -> None:
         asked.wait()
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """The path of a program that is installed beside this Python."""
     return str(Path(sys.executable).with_name(name))
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import sqlalchemy as sa
+
     from overnight.contract import Contract
     from overnight.engines.base import EngineSpec
     from overnight.landing import Source
@@ -151,7 +152,8 @@ class InferenceJob:
                 f"{self.source.name!r} does not have; it has {sorted(source_columns)}"
             )
         output_columns = {column.name for column in columns(self.output)}
-        missing = [name for name in (*self.output_key, self.source.key) if name not in output_columns]
+        wanted = (*self.output_key, self.source.key)
+        missing = [name for name in wanted if name not in output_columns]
         if missing:
             raise ConfigError(
                 f"job {self.name!r}: the output contract {self.output.__name__} lacks the key "
@@ -246,5 +248,6 @@ def source_of(function: Callable[..., Any]) -> str:
         return inspect.getsource(inspect.unwrap(function))
     except (OSError, TypeError) as error:
         raise ConfigError(
-            f"{function!r} has no source text: define `prepare` and `parse` as functions in a module"
+            f"{function!r} has no source text: define `prepare` and `parse` as functions of a "
+            "module"
         ) from error

@@ -25,11 +25,12 @@ def line(progress: PoolProgress, before: PoolProgress | None) -> str:
     if not progress.workers:
         return f"waiting for a worker and its engine, {progress.seconds:.0f} s so far"
     rows_per_s, tokens_per_s = speed(progress, before)
+    left = progress.total - progress.rows
     parts = [
         f"{progress.rows}/{progress.total} rows ({share:.0%})",
         f"{rows_per_s:.1f} rows/s",
         f"{tokens_per_s:.0f} tokens/s",
-        f"ETA {_duration((progress.total - progress.rows) / rows_per_s)}" if rows_per_s else "ETA ?",
+        f"ETA {_duration(left / rows_per_s) if rows_per_s else '?'}",
         f"{progress.workers} worker{'s' if progress.workers > 1 else ''}",
     ]
     if progress.lost:

@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from overnight.audit import audit
 from overnight.errors import (
     AuditFailedError,
@@ -132,7 +134,7 @@ def run_partition(
         inferred=filled.inferred,
         reused=filled.reused,
         staged=filled.staged,
-        data_version=final.data_version,
+        data_version=str(final.data_version),
         audit=audited,
         inference=inference,
         seconds=timings.seconds,
@@ -168,9 +170,7 @@ def _attempt(
         yield attempt
     except BaseException as error:
         with contextlib.suppress(OvernightError):
-            record.finish_attempt(
-                house.warehouse, attempt, outcome=_outcome(error), error=error
-            )
+            record.finish_attempt(house.warehouse, attempt, outcome=_outcome(error), error=error)
         raise
     record.finish_attempt(house.warehouse, attempt, outcome="published")
 
@@ -187,13 +187,13 @@ def _keeping_rejects(house: House, attempt: Attempt, job: InferenceJob) -> Itera
     try:
         yield
     except TooManyRejectsError as error:
-        assert error.rejects is not None
+        rejects = error.rejects if error.rejects is not None else pl.DataFrame()
         record.record_failure_rejects(
             house.warehouse,
             attempt,
             source=job.source.name,
-            rejects=error.rejects,
-            counts=record.Counts(rejected=error.rejects.height),
+            rejects=rejects,
+            counts=record.Counts(rejected=rejects.height),
         )
         raise
 

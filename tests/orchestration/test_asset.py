@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+
 from overnight.orchestration import inference_asset, source_asset
 from resources import ClusterResource, StoreResource, WarehouseResource
-
 from tests.support.shop import DAY, line, lines, reversing, write_lines
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ def test_observing_a_source_gives_a_version_to_each_landed_partition(
     installation: Path, instance: dg.DagsterInstance
 ) -> None:
     write_lines(installation, [line(1)])
+    everything = dg.AssetSelection.all(include_sources=True)
     observing = dg.Definitions(
         assets=[source_asset(lines, partitions=DAILY, group="tests")],
-        jobs=[dg.define_asset_job("observe_lines", selection=dg.AssetSelection.all(include_sources=True))],
+        jobs=[dg.define_asset_job("observe_lines", selection=everything)],
         resources={"store": StoreResource()},
     )
     job = observing.resolve_job_def("observe_lines")

@@ -1,4 +1,4 @@
-"""A small job for tests: lines of text in, reversed text out, on an engine as slow as it is told."""
+"""A small job for tests: lines of text in, reversed text out, at the pace it is told."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overnight.contract import Contract, Field
@@ -18,8 +17,10 @@ from overnight.run import House
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     import pyarrow as pa
+
     from overnight.warehouse.connect import Warehouse
 
 DAY = "2026-11-20"

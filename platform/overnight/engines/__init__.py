@@ -1,0 +1,1 @@
+"""What does the arithmetic, behind one protocol: see `base`."""

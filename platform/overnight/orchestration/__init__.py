@@ -1,4 +1,7 @@
-"""Jobs as Dagster sees them: assets, checks, schedules. Of the library, only this imports Dagster."""
+"""Jobs as Dagster sees them: assets, checks, schedules.
+
+Of the library, only this package imports Dagster.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs on a machine: one warm engine, leased by runs. A plain class, made an actor by the pool.
+"""What runs on a machine: one warm engine, leased by runs; the pool makes an actor of it.
 
 Several runs may hold a lease at once: their rows share the engine's window. A lease that its
 run does not renew is given up, and its rows with it, so that a run that was killed leaves no
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from overnight.errors import StaleAttemptError
 from overnight.journal import Journal
 from overnight.workers.loop import Progress, WorkerLoop
+from overnight.workers.window import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,13 +158,11 @@ class Worker:
             StoreError: if the journal cannot be written.
         """
         lease = self._leased(attempt)
-        provenance = {
-            "run_id": lease.assignment.run_id,
-            "attempt": attempt,
-            "machine": self._machine,
-        }
+        provenance = Provenance(
+            run_id=lease.assignment.run_id, attempt=attempt, machine=self._machine
+        )
         self._loop.run(split, rows, lease.writer, provenance).result()
-        return rows.num_rows
+        return int(rows.num_rows)
 
     def progress(self, attempt: int) -> Progress:
         """How far the attempt's rows are on this worker; renews the lease."""

@@ -6,6 +6,7 @@ Where it runs and what it offers; what is done on it is the pool's business.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import socket
@@ -94,7 +95,7 @@ def init(**options: Any) -> Iterator[dict[str, Any]]:
 
     if options.get("address") == "local":
         options["include_dashboard"] = False
-    context = ray.init(
+    context: Any = ray.init(
         namespace=NAMESPACE,
         log_to_driver=False,
         configure_logging=False,
@@ -122,10 +123,9 @@ def keep_head(config: ClusterConfig) -> Iterator[str]:
 
 def worker_count(config: ClusterConfig) -> tuple[int, float]:
     """How many workers the connected cluster carries, and the GPUs of each."""
-    import ray
-
+    ray: Any = importlib.import_module("ray")
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    nodes = sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
+    nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
     return config.workers or gpus or max(1, nodes), 1.0 if gpus else 0.0
 
 

@@ -14,7 +14,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
 
 from overnight.errors import OvernightError, WorkersLostError
@@ -23,6 +22,8 @@ from overnight.workers.cluster import NAMESPACE, ClusterConfig, connected, worke
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import polars as pl
 
     from overnight.engines.base import EngineSpec
     from overnight.plan import Plan, Split
@@ -153,7 +154,7 @@ class Pool:
         }
         if self._stays:
             options["lifetime"] = "detached"
-        handle = (
+        handle: Any = (
             ray.remote(Worker)
             .options(**options)
             .remote(
@@ -170,9 +171,7 @@ class Pool:
             leasing=handle.lease.remote(assignment),
         )
 
-    def _work(
-        self, members: list[_Member], plan: Plan, assignment: Assignment
-    ) -> list[WorkerInfo]:
+    def _work(self, members: list[_Member], plan: Plan, assignment: Assignment) -> list[WorkerInfo]:
         import ray
 
         hired: list[WorkerInfo] = []
@@ -186,23 +185,18 @@ class Pool:
             waiting = [ref for member in members for ref in _references(member)]
             ready, _ = ray.wait(waiting, num_returns=1, timeout=self._report_every_s / 4)
             for reference in ready:
-                member = next(m for m in members if reference in _references(m))
+                at = next(i for i, m in enumerate(members) if reference in _references(m))
                 try:
-                    self._settle(member, reference, _answer(reference), hired)
-                    if not planned and member.info:
-                        # Now that no older attempt is at work, what it left is known.
-                        queue.extend(self._pieces(plan, assignment))
-                        planned = True
+                    self._settle(members[at], reference, _answer(reference), hired)
                 except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError):
-                    members[members.index(member)] = self._replace(
-                        member, plan, assignment, queue
-                    )
+                    members[at] = self._replace(members[at], plan, assignment, queue)
+            if hired and not planned:
+                # Now that no older attempt is at work, what it left is known.
+                queue.extend(self._pieces(plan, assignment))
+                planned = True
             if self._clock() - reported >= self._report_every_s:
                 reported = self._clock()
-                self._ask(members, assignment)
-                if any(member.placing is not None for member in members):
-                    make_room(self._name)
-                self._report(self.progress(members))
+                self._tell(members, assignment)
         for member in members:
             if member.info:
                 member.progress = ray.get(member.handle.progress.remote(assignment.attempt))
@@ -226,18 +220,14 @@ class Pool:
             pieces.extend(_halves(largest, plan))
         return iter(pieces)
 
-    def _hand_out(
-        self, member: _Member, piece: _Piece, plan: Plan, assignment: Assignment
-    ) -> None:
+    def _hand_out(self, member: _Member, piece: _Piece, plan: Plan, assignment: Assignment) -> None:
         rows = plan.table(piece.split, piece.hashes)
         reference = member.handle.infer.remote(
             assignment.attempt, f"{assignment.attempt}-{piece.split.index}", rows
         )
         member.pieces[reference] = piece
 
-    def _settle(
-        self, member: _Member, reference: Any, value: Any, hired: list[WorkerInfo]
-    ) -> None:
+    def _settle(self, member: _Member, reference: Any, value: Any, hired: list[WorkerInfo]) -> None:
         if reference == member.leasing:
             member.info, member.leasing = value, None
             hired.append(value)
@@ -275,9 +265,7 @@ class Pool:
             queue.extendleft(self._after_death(piece, plan, assignment))
         return self._hire(member.index, assignment)
 
-    def _after_death(
-        self, piece: _Piece, plan: Plan, assignment: Assignment
-    ) -> list[_Piece]:
+    def _after_death(self, piece: _Piece, plan: Plan, assignment: Assignment) -> list[_Piece]:
         """Rows whose worker died again and again: halved, down to the row that kills it."""
         piece.deaths += 1
         if piece.deaths < DEATHS_BEFORE_HALVING:
@@ -307,10 +295,14 @@ class Pool:
         finally:
             writer.close()
 
-    def _ask(self, members: list[_Member], assignment: Assignment) -> None:
+    def _tell(self, members: list[_Member], assignment: Assignment) -> None:
+        """Report what is known, ask for what is new, make room for who waits for a machine."""
         for member in members:
             if member.info and member.asking is None:
                 member.asking = member.handle.progress.remote(assignment.attempt)
+        if any(member.placing is not None for member in members):
+            make_room(self._name)
+        self._report(self.progress(members))
 
     def progress(self, members: list[_Member]) -> PoolProgress:
         """The sum over the workers, lost ones included."""
@@ -377,9 +369,7 @@ def _height(piece: _Piece) -> int:
 def _halves(piece: _Piece, plan: Plan) -> list[_Piece]:
     hashes = plan.hashes(piece.split) if piece.hashes is None else piece.hashes
     middle = hashes.height // 2
-    return [
-        _Piece(piece.split, part, piece.deaths) for part in (hashes[:middle], hashes[middle:])
-    ]
+    return [_Piece(piece.split, part, piece.deaths) for part in (hashes[:middle], hashes[middle:])]
 
 
 def _remainder(piece: _Piece, plan: Plan, done: pl.DataFrame) -> _Piece:
