@@ -115,6 +115,8 @@ def run_partition(
                 with timings("audit"):
                     audited = audit(job, plan, filled, stage)
                 if not audited.passed:
+                    # A crash of Postgres empties the stage: that is no fault of the rows.
+                    stage.check_held(filled.staged)
                     raise AuditFailedError(audited)
                 inference = measured(plan, filled, samples, timings.seconds["infer"])
                 rows = sample(job, stage)

@@ -42,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("day")
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--log", required=True)
-    parser.add_argument("--gate", type=Path, help="before publishing, wait for this file")
+    parser.add_argument("--gate-at", choices=("audit", "publish"), help="what to wait before")
+    parser.add_argument("--gate", type=Path, help="the file to wait for")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    if options.gate is not None:
-        _gate(options.gate)
+    if options.gate_at is not None:
+        _gate(options.gate_at, options.gate)
     home = Home.from_env()
     try:
         with Warehouse.open(home=home.path) as warehouse:
@@ -74,17 +75,22 @@ def _status(error: OvernightError) -> int:
     return RETRY if error.retryable else FAILED
 
 
-def _gate(gate: Path) -> None:
-    """Have this process wait where everything is staged and audited, and nothing published."""
-    publish = run.publish
+def _gate(what: str, gate: Path) -> None:
+    """Have this process wait before a step of `run_partition` until a file is there."""
+    function = getattr(run, what)
 
     def gated(*arguments: Any) -> Any:
-        gate.with_suffix(".reached").touch()
+        reached(gate).touch()
         while not gate.exists():
             time.sleep(0.01)
-        return publish(*arguments)
+        return function(*arguments)
 
-    run.publish = gated
+    setattr(run, what, gated)
+
+
+def reached(gate: Path) -> Path:
+    """The file that says that a process waits at the gate."""
+    return gate.with_suffix(".reached")
 
 
 if __name__ == "__main__":

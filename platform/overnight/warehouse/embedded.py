@@ -179,11 +179,11 @@ class EmbeddedServer:
         # shared memory keeps the new server from starting all the same.
         (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
         socket_dir = self._socket_dir(make=True)
+        port = self.tcp_port or _DEFAULT_PORT
+        (socket_dir / f".s.PGSQL.{port}.lock").unlink(missing_ok=True)
         options = f"-c unix_socket_directories='{socket_dir}' -c unix_socket_permissions=0700"
-        if self.tcp_port is not None:
-            options += f" -c listen_addresses=127.0.0.1 -c port={self.tcp_port}"
-        else:
-            options += f" -c listen_addresses= -c port={_DEFAULT_PORT}"
+        listens = "" if self.tcp_port is None else "127.0.0.1"
+        options += f" -c listen_addresses={listens} -c port={port}"
         self._execute(
             "pg_ctl", "start", "-w", "-s", "-t", str(_START_TIMEOUT_S), "-D", str(self.data_dir),
             "-l", str(self.data_dir / "log"), "-o", options, cwd=self.data_dir,

@@ -143,6 +143,16 @@ class Stage:
             insertion = sa.insert(self.table).from_select(names, rows)
             return connection.execute(insertion, execution_options=KEEP_ROWCOUNT).rowcount
 
+    def check_held(self, rows: int) -> None:
+        """Raise StagingLostError unless the stage still holds the rows that were put in."""
+        found = self.count()
+        if found != rows:
+            message = (
+                f"{rows} rows were put into {self.table.fullname} and it holds {found}: Postgres "
+                "was restarted; stage again"
+            )
+            raise StagingLostError(message)
+
     def count(self) -> int:
         """How many rows are staged."""
         return self._number(sa.select(sa.func.count()).select_from(self.table))
