@@ -1,0 +1,219 @@
+"""Continuous batching against static padded batches: `transformers.generate`.
+
+Every row must have a number of tokens of its own, from 8 to 256. The worker loop, its journal
+included, lets a row go when it is finished; `generate` computes each batch to its longest row.
+Only tokens that were asked for count. Start and warm-up are left out on both sides.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.benchmarks.harness import Case, Figure, fresh
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHORTEST, LONGEST = 8, 256
+_ROWS = 256
+_TUNING_ROWS = 128
+_WORDS_OF_PROMPT = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How transformers is run: rows in a batch, threads, rows sorted by the prompt's length."""
+
+    batch: int
+    threads: int
+    by_length: bool
+
+
+SETTINGS = tuple(
+    Setting(batch, threads, by_length)
+    for batch in (32, 64, 128)
+    for threads in (1, 2)
+    for by_length in (False, True)
+    # Twice the threads only matters once the better batch size is known.
+    if threads == 1 or batch == 64
+)
+
+
+def figures(case: Case) -> list[Figure]:
+    """Useful tokens per second, ours by transformers' with its best setting."""
+    tuning = fresh("bench_static_batches:tune", model=case.model)["tokens_per_s"]
+    best = SETTINGS[tuning.index(max(tuning))]
+    print(f"  transformers is quickest with {best}", file=sys.stderr, flush=True)
+    ours, peer = [], []
+    for run in range(1, case.runs + 1):
+        ours.append(fresh("bench_static_batches:continuous", case=asdict(case), run=run))
+        peer.append(
+            fresh("bench_static_batches:static", model=case.model, setting=asdict(best), run=run)
+        )
+    mine, theirs = (
+        statistics.median(seen["tokens_per_s"] for seen in runs) for runs in (ours, peer)
+    )
+    return [
+        Figure(
+            name=f"{SHORTEST} to {LONGEST} tokens a row, useful tokens; transformers, static",
+            ours=f"{mine:.0f}/s",
+            peer=f"{theirs:.0f}/s",
+            ratio=mine / theirs,
+            least=5.0,
+        )
+    ]
+
+
+def requests(run: int, rows: int) -> tuple[list[str], list[int]]:
+    """Prompts and the tokens that each has to be answered with, the same for both."""
+    from assets.demo.articles import articles
+    from assets.models.lead_summarizer.reference import prompt
+
+    rng = random.Random(run)
+    day = dt.date(2026, 1, 1) + dt.timedelta(days=run)
+    bodies = (str(article["body"]).split() for article in articles(day, count=rows))
+    texts = [
+        prompt(" ".join(words[: rng.randint(_WORDS_OF_PROMPT // 2, _WORDS_OF_PROMPT)]))
+        for words in bodies
+    ]
+    return texts, [rng.randint(SHORTEST, LONGEST) for _ in texts]
+
+
+def continuous(case: dict[str, Any], run: int) -> dict[str, Any]:
+    """Through the worker loop, into a journal on disk."""
+    import pyarrow as pa
+
+    from overnight.engines.vllm import VllmSizes
+    from overnight.journal import Journal
+    from overnight.model import ModelRef
+    from overnight.store import StoreConfig
+    from overnight.workers.loop import WorkerLoop
+
+    sizes = Case(**case)
+    spec = _exact_lengths()(
+        model=ModelRef(sizes.model),
+        dtype="float32",
+        max_model_len=sizes.max_model_len,
+        sizes=VllmSizes(
+            max_num_seqs=sizes.max_num_seqs,
+            max_num_batched_tokens=sizes.max_num_batched_tokens,
+            kv_cache_gib=sizes.kv_cache_gib,
+        ),
+    )
+    loop = WorkerLoop(spec)
+
+    def infer(texts: Sequence[str], lengths: Sequence[int], attempt: int) -> int:
+        before = loop.progress().output_tokens
+        table = pa.table(
+            {
+                "row": pa.array(range(len(texts)), pa.int64()),
+                "key": [f"k{i}" for i in range(len(texts))],
+                "input_hash": pa.array([os.urandom(16) for _ in texts], pa.binary(16)),
+                "request": [f"{n} {text}" for n, text in zip(lengths, texts, strict=True)],
+            }
+        )
+        origin = {"run_id": "b", "attempt": attempt, "machine": "m"}
+        loop.run("s", table, writer, origin).result()
+        return loop.progress().output_tokens - before
+
+    with tempfile.TemporaryDirectory() as scratch:
+        journal = Journal(StoreConfig(url=Path(scratch).as_uri()).open(), "b", "f", "2026-01-05")
+        writer = journal.writer(attempt=1, worker="bench")
+        infer(*requests(0, 64), 1)
+        texts, lengths = requests(run, _ROWS)
+        began = time.perf_counter()
+        tokens = infer(texts, lengths, 1)
+        seconds = time.perf_counter() - began
+        loop.close()
+        writer.close()
+    if tokens != sum(lengths):
+        raise RuntimeError(f"{tokens} tokens were generated instead of {sum(lengths)}")
+    return {"tokens_per_s": tokens / seconds, "seconds": seconds}
+
+
+def _exact_lengths() -> Any:
+    """`VllmGenerate`, told by each request how many tokens exactly to answer with."""
+    import pyarrow as pa
+
+    from overnight.engines.vllm import VllmGenerate
+    from overnight.engines.vllm_engine import GenerateEngine
+
+    class ExactLengths(VllmGenerate):
+        def start(self) -> Any:
+            return ExactEngine(self)
+
+    class ExactEngine(GenerateEngine):
+        _lengths: deque[int]
+
+        def submit(self, requests: pa.Table) -> None:
+            pairs = [text.split(" ", 1) for text in requests["request"].to_pylist()]
+            self._lengths = deque(int(length) for length, _ in pairs)
+            texts = pa.array([text for _, text in pairs], pa.string())
+            super().submit(pa.table({"row": requests["row"], "request": texts}))
+
+        def _params(self) -> Any:
+            params = self._sampling.clone()
+            params.max_tokens = self._lengths.popleft()
+            params.ignore_eos = True
+            return params
+
+    return ExactLengths
+
+
+def tune(model: str) -> dict[str, Any]:
+    """Useful tokens per second for each of `SETTINGS`."""
+    generate = _transformers(model)
+    texts, lengths = requests(-1, _TUNING_ROWS)
+    return {"tokens_per_s": [generate(texts, lengths, setting) for setting in SETTINGS]}
+
+
+def static(model: str, setting: dict[str, Any], run: int) -> dict[str, Any]:
+    """Useful tokens per second with one setting."""
+    return {"tokens_per_s": _transformers(model)(*requests(run, _ROWS), Setting(**setting))}
+
+
+def _transformers(model: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+
+    def generate(texts: Sequence[str], lengths: Sequence[int], setting: Setting) -> float:
+        torch.set_num_threads(setting.threads)
+        order = list(range(len(texts)))
+        if setting.by_length:
+            order.sort(key=lambda row: len(texts[row]))
+        began = time.perf_counter()
+        for start in range(0, len(order), setting.batch):
+            rows = order[start : start + setting.batch]
+            longest = max(lengths[row] for row in rows)
+            batch = tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt")
+            with torch.inference_mode():
+                tokens = network.generate(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    max_new_tokens=longest,
+                    min_new_tokens=longest,
+                    do_sample=False,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            new = tokens[:, batch["input_ids"].shape[1] :]
+            answers = [new[at, : lengths[row]] for at, row in enumerate(rows)]
+            tokenizer.batch_decode(answers)
+        return sum(lengths) / (time.perf_counter() - began)
+
+    generate(*(part[:8] for part in requests(0, 8)), Setting(8, 1, by_length=False))
+    return generate
