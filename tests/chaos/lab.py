@@ -130,6 +130,13 @@ class Lab:
         )
         return [key for (key,) in found]
 
+    def attempts(self, day: str) -> list[str]:
+        """How each attempt at the partition ended, in their order."""
+        found = self._read(
+            "SELECT outcome FROM lineage.attempts WHERE partition_key = :day ORDER BY attempt", day
+        )
+        return [outcome for (outcome,) in found]
+
     def worker(self) -> psutil.Process | None:
         """The process that holds the engine, if one does."""
         for event in reversed(Log(self.log).read()):

@@ -198,8 +198,10 @@ class Pool:
                 reported = self._clock()
                 self._tell(members, assignment)
         for member in members:
+            # Every row is journalled: a worker that is lost only now is missed by nobody.
             if member.info:
-                member.progress = ray.get(member.handle.progress.remote(assignment.attempt))
+                with contextlib.suppress(ray.exceptions.RayError):
+                    member.progress = ray.get(member.handle.progress.remote(assignment.attempt))
         self._report(self.progress(members))
         return hired
 
