@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import dagster as dg
+
 from overnight.orchestration import inference_asset, source_asset
 from resources import from_env
-
 from tests.chaos.step import job_of
 from tests.support.shop import lines
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import sqlalchemy as sa
+
 from overnight.run import run_partition
 from overnight.warehouse.connect import Warehouse
-
 from tests.chaos.engine import Log
 from tests.support import shop
 from tests.warehouse.helpers import open_home

@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from overnight import run
 from overnight.errors import OvernightError, PartitionBusyError, StaleAttemptError
 from overnight.home import Home
 from overnight.warehouse.connect import Warehouse
-
 from tests.chaos.engine import Traced
 from tests.support import shop
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("day")
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--log", required=True)
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--gate-at", choices=("audit", "publish"), help="what to wait before")
     parser.add_argument("--gate", type=Path, help="the file to wait for")
     options = parser.parse_args(arguments)
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 job_of(options.log),
                 options.day,
                 run_id=options.run_id,
-                house=shop.house(warehouse, home.path),
+                house=_house(warehouse, home, options.workers),
             )
     except OvernightError as error:
         traceback.print_exc()
@@ -65,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return RETRY
     print(f"published {report.published}, inferred {report.inferred}, reused {report.reused}")  # noqa: T201
     return PUBLISHED
+
+
+def _house(warehouse: Warehouse, home: Home, workers: int) -> run.House:
+    house = shop.house(warehouse, home.path)
+    return replace(house, cluster=replace(house.cluster, workers=workers))
 
 
 def _status(error: OvernightError) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from overnight.journal.writer import SHORTEST_INTERVAL
-
 from tests.chaos.step import BATCH, STEP_SECONDS
 from tests.chaos.watch import digest
 

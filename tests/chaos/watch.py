@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -143,6 +144,6 @@ class Flushes(_Watch):
         gaps = [
             later - earlier
             for written in map(sorted, times.values())
-            for earlier, later in zip(written, written[1:], strict=False)
+            for earlier, later in itertools.pairwise(written)
         ]
         return max(gaps, default=0.0)
