@@ -9,6 +9,7 @@ import pytest
 
 from overnight.warehouse.connect import Warehouse
 from overnight.workers.cluster import ClusterConfig, keep_head
+from tests.moto_server import ENVIRONMENT
 from tests.warehouse.helpers import open_home
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
+# Workers inherit the environment that Ray was started with.
+os.environ.update(ENVIRONMENT)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,7 @@ from overnight.errors import (
 from overnight.job import OutputCheck, each_result
 from overnight.plan import MaxRejects
 from overnight.run import run_partition
+from tests.moto_server import moto_server, new_bucket
 from tests.support import shop
 from tests.support.shop import DAY, Paced, line, reversing, write_lines
 
@@ -263,3 +266,29 @@ def test_a_row_that_kills_the_engine_is_the_only_one_lost(warehouse: Warehouse, 
     ((key, reason),) = rows(warehouse, "SELECT key, reason FROM lineage.current_dead_letters")
     assert key == "l77"
     assert "killed" in reason
+
+
+def test_an_old_journal_is_collected_and_its_rows_are_still_reused(
+    warehouse: Warehouse, home: Path
+) -> None:
+    write_lines(home, map(line, range(20)))
+    job = reversing()
+    house = replace(shop.house(warehouse, home), journal_retention=dt.timedelta(seconds=-60))
+    run_partition(job, DAY, run_id="one", house=house)
+    assert not list((home / "store" / "journal").rglob("*.arrow"))
+    second = run_partition(job, DAY, run_id="two", house=house)
+    assert (second.inferred, second.reused) == (0, 20)
+
+
+def test_the_store_may_be_in_s3(warehouse: Warehouse, home: Path) -> None:
+    with moto_server() as endpoint:
+        config = new_bucket(endpoint)
+        text = "".join(json.dumps(line(n)) + "\n" for n in range(100))
+        store = config.open()
+        store.put(f"landing/lines/{DAY}/lines.jsonl", text.encode())
+        house = replace(shop.house(warehouse, home), store=config)
+        first = run_partition(reversing(), DAY, run_id="one", house=house)
+        assert (first.published, first.inferred) == (100, 100)
+        assert any(entry.key.startswith("journal/") for entry in store.list("journal"))
+        again = run_partition(reversing(), DAY, run_id="two", house=house)
+        assert again.inferred == 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
 
@@ -49,6 +49,13 @@ class Engine(Protocol):
             EngineDied: if the engine is gone; every row in flight is undecided.
         """
 
+    def abort(self, rows: Sequence[int]) -> None:
+        """Forget rows that nobody wants any more; they are not handed back.
+
+        Raises:
+            EngineDied: if the engine is gone.
+        """
+
     def suspects(self) -> list[int]:
         """After `EngineDied`: the rows that were being computed, so that may have caused it."""
 
@@ -70,6 +77,10 @@ class EngineSpec(Protocol):
     @property
     def result_schema(self) -> pa.Schema:
         """The columns that a finished row brings, besides `row` and `failure`."""
+
+    @property
+    def probe(self) -> str:
+        """A request that any healthy engine answers: tells a broken engine from a bad row."""
 
     def identity(self) -> dict[str, Any]:
         """What decides a result besides the row (JSON-able): model digest, parameters.

@@ -55,8 +55,7 @@ class WorkerLoop:
     Thread-safe: any thread may call its methods; the engine belongs to a thread of its own.
 
     Args:
-        spec: the engine. If it has an attribute `probe` (a request that any healthy engine
-            answers), the loop uses it to tell a broken engine from rows that kill one.
+        spec: the engine.
         budget: starts or deaths in a row, without a row finishing in between, after which the
             engine counts as broken.
         clock: monotonic seconds.
@@ -376,17 +375,12 @@ class WorkerLoop:
         """Have a fresh engine answer the probe: rows are only blamed if an engine works.
 
         Raises:
-            EngineBrokenError: if it dies on the probe too, or there is no probe and the
-                budget is spent.
+            EngineBrokenError: if it dies on the probe too.
         """
-        probe = getattr(self._spec, "probe", None)
-        if probe is None:
-            self._check_budget()
-            return
         self._fruitless = min(self._fruitless, self._budget - 1)
         engine = self._started()
         try:
-            engine.submit(pa.table({ROW: pa.array([_PROBE_ROW], pa.int64()), REQUEST: [probe]}))
+            engine.submit(pa.table({ROW: pa.array([_PROBE_ROW], pa.int64()), REQUEST: [self._spec.probe]}))
             while engine.in_flight:
                 engine.step()
         except Exception as error:
@@ -425,9 +419,8 @@ class WorkerLoop:
         dropped = self._window.drop(of_attempt)
         writers |= {id(h.writer): h.writer for h in dropped}
         rows = [i for held in dropped for i in held.ids]
-        forget = getattr(self._engine, "abort", None)
-        if rows and forget is not None:
-            forget(rows)
+        if rows and self._engine is not None:
+            self._engine.abort(rows)
         error: BaseException = StaleAttemptError(f"attempt {attempt} was aborted on this worker")
         for writer in writers.values():
             try:

@@ -33,7 +33,10 @@ log = logging.getLogger(__name__)
 
 PREFIX = "engine:"
 AHEAD = 2  # splits that a worker holds at once, so that its engine's window stays full
-DEATHS_BEFORE_HALVING = 2
+# A worker may die for reasons of its own, so rows are blamed only after they were alone on
+# one that died: twice to be halved, and a single row twice again to be given up.
+DEATHS_TO_HALVE = 2
+DEATHS_TO_BURY = 3
 FAILED_STARTS_IN_A_ROW = 5
 
 
@@ -64,10 +67,14 @@ class PoolProgress:
 
 @dataclass(slots=True)
 class _Piece:
-    """Rows that travel together: a split, or what is left of one (`hashes`)."""
+    """Rows that travel together: a split, or what is left of one (`hashes`).
+
+    Once a worker died with it, it has a worker to itself; `deaths` counts those that died then.
+    """
 
     split: Split
     hashes: pl.DataFrame | None = None
+    suspect: bool = False
     deaths: int = 0
 
 
@@ -180,7 +187,7 @@ class Pool:
         reported = self._clock()
         while not planned or queue or any(member.pieces for member in members):
             for member in members:
-                while member.info and queue and len(member.pieces) < AHEAD:
+                while queue and _takes(member, queue[0]):
                     self._hand_out(member, queue.popleft(), plan, assignment)
             waiting = [ref for member in members for ref in _references(member)]
             ready, _ = ray.wait(waiting, num_returns=1, timeout=self._report_every_s / 4)
@@ -263,23 +270,27 @@ class Pool:
                 f"{self._failed_starts} workers in a row died while they started: see the "
                 "workers' own logs in Ray's session directory"
             )
+        alone = len(member.pieces) == 1
         for piece in sorted(lost, key=_height):
-            queue.extendleft(self._after_death(piece, plan, assignment))
+            queue.extendleft(self._after_death(piece, alone, plan, assignment))
         return self._hire(member.index, assignment)
 
-    def _after_death(self, piece: _Piece, plan: Plan, assignment: Assignment) -> list[_Piece]:
+    def _after_death(
+        self, piece: _Piece, alone: bool, plan: Plan, assignment: Assignment
+    ) -> list[_Piece]:
         """Rows whose worker died again and again: halved, down to the row that kills it."""
-        piece.deaths += 1
-        if piece.deaths < DEATHS_BEFORE_HALVING:
-            return [piece]
+        piece.suspect = True
+        piece.deaths += alone
         if _height(piece) > 1:
-            return _halves(piece, plan)
+            return _halves(piece, plan) if piece.deaths >= DEATHS_TO_HALVE else [piece]
+        if piece.deaths < DEATHS_TO_BURY:
+            return [piece]
         self._bury(piece, plan, assignment)
         return []
 
     def _bury(self, piece: _Piece, plan: Plan, assignment: Assignment) -> None:
         row = plan.table(piece.split, piece.hashes)
-        reason = f"killed its worker {piece.deaths} times"
+        reason = f"killed its worker: {piece.deaths} died with this row alone on them"
         record = row.drop_columns(["row", "request"])
         for name, value, kind in (
             ("failure", reason, pa.string()),
@@ -364,6 +375,13 @@ def _references(member: _Member) -> list[Any]:
     return [*single, *member.pieces]
 
 
+def _takes(member: _Member, piece: _Piece) -> bool:
+    """Whether a worker has room for a piece; a suspect one needs it for itself."""
+    if not member.info or any(held.suspect for held in member.pieces.values()):
+        return False
+    return len(member.pieces) < (1 if piece.suspect else AHEAD)
+
+
 def _height(piece: _Piece) -> int:
     return piece.split.rows if piece.hashes is None else piece.hashes.height
 
@@ -371,10 +389,14 @@ def _height(piece: _Piece) -> int:
 def _halves(piece: _Piece, plan: Plan) -> list[_Piece]:
     hashes = plan.hashes(piece.split) if piece.hashes is None else piece.hashes
     middle = hashes.height // 2
-    return [_Piece(piece.split, part, piece.deaths) for part in (hashes[:middle], hashes[middle:])]
+    deaths = min(piece.deaths, DEATHS_TO_HALVE - 1)
+    return [
+        _Piece(piece.split, part, piece.suspect, deaths)
+        for part in (hashes[:middle], hashes[middle:])
+    ]
 
 
 def _remainder(piece: _Piece, plan: Plan, done: pl.DataFrame) -> _Piece:
     hashes = plan.hashes(piece.split) if piece.hashes is None else piece.hashes
     left = hashes.join(done, on="input_hash", how="anti", maintain_order="left")
-    return _Piece(piece.split, left, piece.deaths)
+    return _Piece(piece.split, left, piece.suspect, piece.deaths)

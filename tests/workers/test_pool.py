@@ -1,0 +1,145 @@
+"""The pool on a real Ray: warm engines, dead workers, rows that kill them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import ray
+import sqlalchemy as sa
+from overnight.errors import ConfigError, EngineBrokenError
+from overnight.run import House, run_partition
+from overnight.workers.cluster import NAMESPACE, ClusterConfig
+
+from tests.support import shop
+from tests.support.shop import DAY, Paced, PacedEngine, line, reversing, write_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+    from overnight.warehouse.connect import Warehouse
+
+ROOT = Path(__file__).parents[2]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadly(Paced):
+    """Kills its own process when it meets a row that says so, as a driver's crash would."""
+
+    def start(self) -> DeadlyEngine:
+        return DeadlyEngine(self)
+
+
+class DeadlyEngine(PacedEngine):
+    def submit(self, requests: pa.Table) -> None:
+        if any(str(text).startswith("!kill") for text in requests["request"].to_pylist()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().submit(requests)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken(Paced):
+    """Does not start."""
+
+    def start(self) -> PacedEngine:
+        raise OSError("no memory left for weights")
+
+
+def workers() -> list[str]:
+    return [name for name in ray.util.list_named_actors() if name.startswith("engine:")]
+
+
+def fresh(warehouse: Warehouse, home: Path, **cluster: Any) -> House:
+    with warehouse.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS published.reversed_lines")
+        connection.exec_driver_sql("DELETE FROM lineage.partitions")
+    made = shop.house(warehouse, home)
+    return replace(made, cluster=replace(made.cluster, **cluster))
+
+
+@pytest.mark.usefixtures("ray_head")
+def test_a_second_partition_finds_the_engine_warm(warehouse: Warehouse, home: Path) -> None:
+    house = fresh(warehouse, home)
+    log = str(home / "log")
+    job = reversing(engine=Paced(window=64, batch=16, log=log))
+    for day in (DAY, "2026-11-21"):
+        write_lines(home, map(line, range(20)), day=day)
+        run_partition(job, day, run_id="r", house=house)
+    machines = set()
+    for name in workers():
+        machines.add(ray.get(ray.get_actor(name, namespace=NAMESPACE).placed.remote()))
+    assert len(machines) == 1
+    with warehouse.connect() as connection:
+        count = connection.execute(sa.text("SELECT count(*) FROM published.reversed_lines"))
+        assert count.scalar_one() == 40
+
+
+@pytest.mark.usefixtures("ray_head")
+def test_an_idle_engine_is_released(warehouse: Warehouse, home: Path) -> None:
+    house = fresh(warehouse, home, idle_timeout_s=0.5)
+    write_lines(home, map(line, range(20)))
+    job = reversing(engine=Paced(window=32, batch=16, log=str(home / "idle")))
+    before = set(workers())
+    run_partition(job, DAY, run_id="r", house=house)
+    wait_for(lambda: set(workers()) <= before)
+
+
+@pytest.mark.usefixtures("ray_head")
+def test_a_row_that_kills_its_worker_again_and_again_is_the_only_one_lost(
+    warehouse: Warehouse, home: Path
+) -> None:
+    house = fresh(warehouse, home)
+    rows = [line(n, "!kill" if n == 13 else None) for n in range(30)]
+    write_lines(home, rows)
+    job = reversing(engine=Deadly(window=32, batch=8, log=str(home / "log")), split_rows=10)
+    report = run_partition(job, DAY, run_id="r", house=house)
+    assert (report.published, report.dead_lettered) == (29, 1)
+    with warehouse.connect() as connection:
+        query = sa.text("SELECT key, reason FROM lineage.current_dead_letters")
+        ((key, reason),) = connection.execute(query).all()
+    assert key == "l13"
+    assert "killed its worker" in reason
+
+
+@pytest.mark.usefixtures("ray_head")
+def test_an_engine_that_does_not_start_is_an_error_and_no_dead_letter(
+    warehouse: Warehouse, home: Path
+) -> None:
+    house = fresh(warehouse, home)
+    write_lines(home, map(line, range(5)))
+    with pytest.raises(EngineBrokenError, match="no memory left for weights"):
+        run_partition(reversing(engine=Broken()), DAY, run_id="r", house=house)
+
+
+def test_an_address_where_no_head_answers_is_refused(warehouse: Warehouse, home: Path) -> None:
+    write_lines(home, map(line, range(5)))
+    code = (
+        "from overnight.workers.cluster import *; from pathlib import Path\n"
+        "with connected(ClusterConfig(address='127.0.0.1:1', head_file=Path('x'))): pass"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "no Ray head answers at '127.0.0.1:1' (OVERNIGHT_RAY_ADDRESS)" in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["workers", "idle_timeout_s", "lease_timeout_s"])
+def test_a_setting_that_cannot_be_is_refused(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{setting} is -1"):
+        ClusterConfig(address=None, head_file=tmp_path / "x", **{setting: -1})  # type: ignore[arg-type]
