@@ -7,11 +7,13 @@ published table; `publish` notices an emptied one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.schema import DropTable
 
@@ -24,7 +26,7 @@ from overnight.warehouse.schema import STAGING
 from overnight.warehouse.table import DIALECT, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -106,7 +108,7 @@ class Stage:
         if "partition_key" not in frame.columns:
             frame = frame.with_columns(partition_key=pl.lit(self.attempt.partition_key))
         crashpoints.reach(_COPYING)
-        with self._warehouse.begin() as connection:
+        with self._there(), self._warehouse.begin() as connection:
             copied = copy_in(connection, self.table, frame, key=self._key())
         crashpoints.reach(_COPIED)
         return copied
@@ -133,7 +135,7 @@ class Stage:
             .join_from(old, wanted, wanted.c["input_hash"] == old.c["_input_hash"])
             .where(old.c.partition_key == self.attempt.partition_key)
         )
-        with self._warehouse.begin() as connection:
+        with self._there(), self._warehouse.begin() as connection:
             connection.exec_driver_sql(
                 "CREATE TEMPORARY TABLE reused "
                 "(input_hash bytea, _input_id bigint, _line bigint) ON COMMIT DROP"
@@ -169,7 +171,7 @@ class Stage:
 
     def frame(self, limit: int) -> pl.DataFrame:
         """Some of the staged rows, at most `limit`."""
-        with self._warehouse.connect() as connection:
+        with self._there(), self._warehouse.connect() as connection:
             rows = connection.execute(sa.select(self.table).limit(limit)).all()
         return pl.DataFrame(
             [tuple(row) for row in rows],
@@ -182,8 +184,22 @@ class Stage:
         return [column.name for column in self.published.primary_key.columns]
 
     def _number(self, query: sa.Select[int]) -> int:
-        with self._warehouse.connect() as connection:
+        with self._there(), self._warehouse.connect() as connection:
             return connection.execute(query).scalar_one()
+
+    @contextlib.contextmanager
+    def _there(self) -> Iterator[None]:
+        """An attempt that was cut off for a while may find its table swept away by a newer one."""
+        try:
+            yield
+        except (sa.exc.ProgrammingError, psycopg.errors.UndefinedTable) as error:
+            if not isinstance(getattr(error, "orig", error), psycopg.errors.UndefinedTable):
+                raise
+            message = (
+                f"{self.table.fullname} is gone: a newer attempt took attempt "
+                f"{self.attempt.attempt} for dead and removed it"
+            )
+            raise StagingLostError(message) from error
 
 
 def _unkeyed(table: sa.Table, name: str) -> sa.Table:
