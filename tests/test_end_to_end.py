@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def summarized() -> Iterator[Path]:
         day = dt.date.fromisoformat(DAY)
         real, invented = home / "real.jsonl", home / "invented.jsonl"
         distributions.write(day, real)
-        articles.write(day, invented, count=60, bad_rows=2)
+        articles.write(day, invented, count=60, bad_rows=4)
         landed = call(home, "overnight", "land", "articles", DAY, str(real), str(invented))
         assert landed.returncode == 0, landed.stderr
         done = call(
@@ -91,7 +92,34 @@ def test_every_article_is_published_rejected_or_dead_lettered(
         assert table.scalar_one() == run.published
     assert run.rows_in == lines == run.published + run.rejected + run.dead_lettered
     assert run.published > 200
+    assert run.rejected == 2
     assert run.inferred == run.published + run.dead_lettered
+
+
+def test_a_row_that_is_too_long_or_empty_is_a_dead_letter_with_its_reason(
+    warehouse: Warehouse,
+) -> None:
+    query = "SELECT reason FROM lineage.current_dead_letters WHERE key LIKE 'a-%' ORDER BY reason"
+    with warehouse.connect() as connection:
+        reasons = list(connection.execute(sa.text(query)).scalars())
+    assert any(re.match(r"too_long: \d+ prompt tokens, the model takes 1024", r) for r in reasons)
+
+
+def test_the_materialization_shows_speed_timings_sample_and_plots(summarized: Path) -> None:
+    from dagster import AssetKey, DagsterInstance
+
+    with DagsterInstance.from_config(str(summarized / "dagster")) as instance:
+        event = instance.get_latest_materialization_event(AssetKey("daily_summaries"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    shown = {key: value.value for key, value in event.asset_materialization.metadata.items()}
+    assert shown["tokens_per_s"] > 0
+    assert 0 < shown["ttft_p50_s"] <= shown["ttft_p95_s"] <= shown["ttft_p99_s"]
+    assert shown["latency_p50_s"] >= shown["ttft_p50_s"]
+    assert shown["dagster/partition_row_count"] == shown["published"]
+    for plot in ("throughput", "output_length"):
+        assert "data:image/png;base64," in shown[plot]
+    assert "| article_id | title |" in shown["sample"]
 
 
 def test_each_summary_is_of_its_own_article(summarized: Path, warehouse: Warehouse) -> None:
@@ -109,7 +137,7 @@ def test_each_summary_is_of_its_own_article(summarized: Path, warehouse: Warehou
 
 def test_a_summary_can_be_traced_to_model_prompt_and_file(warehouse: Warehouse) -> None:
     query = """
-    SELECT f.model_digest, f.prepare_source, f.parameters ->> 'max_tokens' AS max_tokens,
+    SELECT f.model_digest, a.prepare_source, f.parameters ->> 'max_tokens' AS max_tokens,
            a.machine, i.uri, i.digest
     FROM published.daily_summaries s
     JOIN lineage.attempts a ON a.attempt = s._attempt

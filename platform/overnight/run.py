@@ -164,9 +164,9 @@ def _attempt(
             model_uri=getattr(getattr(job.engine, "model", None), "uri", None),
             model_digest=fingerprint.identity.get("model"),
             parameters=fingerprint.identity,
-            prepare_source=fingerprint.prepare_source,
         ),
         output_version=fingerprint.output_version,
+        prepare_source=fingerprint.prepare_source,
     )
     try:
         yield attempt

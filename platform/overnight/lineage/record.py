@@ -48,15 +48,13 @@ _LONGEST_ERROR = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FingerprintRecord:
-    """What decides results besides the rows; `parameters` and `described` are JSON-able."""
+    """What decides results besides the rows; `parameters` are JSON-able."""
 
     fingerprint: str
     engine: str
     model_uri: str | None = None
     model_digest: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    prepare_source: str | None = None
-    described: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +132,7 @@ def start_attempt(
     machine: str,
     fingerprint: FingerprintRecord,
     output_version: str,
+    prepare_source: str | None = None,
 ) -> Attempt:
     """Takes the partition's lease and the next fencing token.
 
@@ -158,6 +157,7 @@ def start_attempt(
                     partition_key=partition_key,
                     fingerprint=fingerprint.fingerprint,
                     output_version=output_version,
+                    prepare_source=prepare_source,
                     machine=machine,
                 )
                 .returning(tables.attempts.c.attempt, tables.attempts.c.started_at)
@@ -337,8 +337,6 @@ def _keep_fingerprint(connection: sa.Connection, record: FingerprintRecord) -> N
             model_uri=None if record.model_uri is None else redact(record.model_uri),
             model_digest=record.model_digest,
             parameters=dict(record.parameters),
-            prepare_source=record.prepare_source,
-            described=dict(record.described),
         )
         .on_conflict_do_nothing()
     )

@@ -55,8 +55,6 @@ fingerprints = sa.Table(
     _col("model_uri", sa.Text, "Where the model was read from", null=True),
     _col("model_digest", sa.Text, "Digest of the model's files", null=True),
     _col("parameters", JSONB, "The engine's parameters", null=True),
-    _col("prepare_source", sa.Text, "The function that makes the requests", null=True),
-    _col("described", JSONB, "Everything the digest was taken over", null=True),
     _col("first_seen", sa.DateTime(timezone=True), "When it was used first", server_default=_NOW),
     comment="What decided the results: model, prompt, parameters, output contract",
 )  # fmt: skip
@@ -72,6 +70,7 @@ attempts = sa.Table(
     _col("table_name", sa.Text, "The published table it works for"),
     _col("fingerprint", sa.Text, "With what it infers"),
     _col("output_version", sa.Text, "Version of parsing and output contract"),
+    _col("prepare_source", sa.Text, "The function that made its requests (prompts)", null=True),
     _col("machine", sa.Text, "Where the driver ran", null=True),
     _col("started_at", sa.DateTime(timezone=True), "When it began", server_default=_NOW),
     _col("ended_at", sa.DateTime(timezone=True), "When it ended; null while it runs", null=True),
