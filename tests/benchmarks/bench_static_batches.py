@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SHORTEST, LONGEST = 8, 256
-_ROWS = 256
+_ROWS = 1024
 _TUNING_ROWS = 128
 _WORDS_OF_PROMPT = 24
 

@@ -13,7 +13,6 @@ from overnight.orchestration import metadata
 from overnight.orchestration.source import description
 from overnight.progress import Reporter, foreground_terminal
 from overnight.report import PartitionReport
-from overnight.run import House, run_partition
 
 DAILY_START = "2026-01-01"
 RETRIES = 3
@@ -99,6 +98,9 @@ def inference_asset(
 
 
 def _run(job: InferenceJob, context: dg.AssetExecutionContext) -> tuple[PartitionReport, int]:
+    # Only here: the database driver is half a second of what loading the definitions takes.
+    from overnight.run import House, run_partition
+
     resources = context.resources
     reporter = Reporter(context.log.info, foreground_terminal())
     with resources.warehouse.open() as warehouse:
