@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WORKERS = 2
 
 
-@pytest.mark.parametrize("victim", ["worker", "step"])
+@pytest.mark.parametrize("victim", ["worker", pytest.param("step", marks=pytest.mark.sweep)])
 def test_what_one_of_two_workers_leaves_undone_is_done_once(lab: Lab, victim: str) -> None:
     day = {"worker": "2026-06-15", "step": "2026-06-16"}[victim]
     landed = lab.land(day, "a")
