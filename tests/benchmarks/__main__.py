@@ -100,7 +100,7 @@ def _context(model: Path) -> int:
     config = model / "config.json"
     if not config.is_file():
         sys.exit(f"{model} is no model directory: name one with --model")
-    return min(1024, json.loads(config.read_text())["max_position_embeddings"])
+    return min(1024, int(json.loads(config.read_text())["max_position_embeddings"]))
 
 
 class _Raw(argparse.RawDescriptionHelpFormatter):

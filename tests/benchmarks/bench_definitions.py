@@ -20,8 +20,9 @@ print(*(name for name in {ENGINES!r} if name in sys.modules), sep=",")
 
 def figures(_: Case) -> list[Figure]:
     """Seconds of a whole process that imports `assets.definitions`, and engines imported."""
-    seconds, imported = [], set()
-    for _ in range(_RUNS):
+    seconds: list[float] = []
+    imported: set[str] = set()
+    for _run in range(_RUNS):
         began = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", _LOAD],

@@ -112,7 +112,7 @@ def continuous(case: dict[str, Any], run: int) -> dict[str, Any]:
     )
     loop = WorkerLoop(spec)
 
-    def infer(texts: Sequence[str], lengths: Sequence[int], attempt: int) -> int:
+    def infer(texts: Sequence[str], lengths: Sequence[int]) -> int:
         before = loop.progress().output_tokens
         table = pa.table(
             {
@@ -122,17 +122,16 @@ def continuous(case: dict[str, Any], run: int) -> dict[str, Any]:
                 "request": [f"{n} {text}" for n, text in zip(lengths, texts, strict=True)],
             }
         )
-        origin = {"run_id": "b", "attempt": attempt, "machine": "m"}
-        loop.run("s", table, writer, origin).result()
+        loop.run("s", table, writer, {"run_id": "b", "attempt": 1, "machine": "m"}).result()
         return loop.progress().output_tokens - before
 
     with tempfile.TemporaryDirectory() as scratch:
         journal = Journal(StoreConfig(url=Path(scratch).as_uri()).open(), "b", "f", "2026-01-05")
         writer = journal.writer(attempt=1, worker="bench")
-        infer(*requests(0, 64), 1)
+        infer(*requests(0, 64))
         texts, lengths = requests(run, _ROWS)
         began = time.perf_counter()
-        tokens = infer(texts, lengths, 1)
+        tokens = infer(texts, lengths)
         seconds = time.perf_counter() - began
         loop.close()
         writer.close()
@@ -189,7 +188,8 @@ def _transformers(model: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    network.eval()
 
     def generate(texts: Sequence[str], lengths: Sequence[int], setting: Setting) -> float:
         torch.set_num_threads(setting.threads)
@@ -215,5 +215,5 @@ def _transformers(model: str) -> Any:
             tokenizer.batch_decode(answers)
         return sum(lengths) / (time.perf_counter() - began)
 
-    generate(*(part[:8] for part in requests(0, 8)), Setting(8, 1, by_length=False))
+    generate(*requests(0, 8), Setting(8, 1, by_length=False))
     return generate
