@@ -51,7 +51,7 @@ class Inference:
     Attributes:
         rows: rows inferred.
         seconds: from asking for workers until the last row was journalled, engine start included.
-        busy_seconds: from the first row that was done to the last.
+        busy_seconds: from the first engine's being ready to the last row's being journalled.
         prompt_tokens: tokens read.
         output_tokens: tokens generated.
         cached_tokens: prompt tokens that were found in the prefix cache.
@@ -131,10 +131,8 @@ def measured(
         seconds: the phase as a whole.
     """
     fresh = filled.measures
-    moving = [sample for sample in samples if sample.rows]
     # Starting the engines is not part of how fast they are.
-    idle = max((sample.seconds for sample in samples if not sample.rows), default=0.0)
-    busy = moving[-1].seconds - idle if moving else seconds
+    busy = samples[-1].seconds - samples[-1].waited if samples else 0.0
     return Inference(
         rows=filled.inferred,
         seconds=seconds if plan.splits else 0.0,

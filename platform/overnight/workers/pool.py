@@ -53,6 +53,7 @@ class PoolProgress:
         in_flight: rows that engines hold.
         workers: workers that are ready.
         lost: workers lost so far.
+        waited: seconds until the first worker and its engine were ready.
     """
 
     seconds: float
@@ -63,6 +64,7 @@ class PoolProgress:
     in_flight: int
     workers: int
     lost: int
+    waited: float = 0.0
 
 
 @dataclass(slots=True)
@@ -123,6 +125,7 @@ class Pool:
         self._started = clock()
         self._lost = 0
         self._failed_starts = 0
+        self._waited = 0.0
         self._gone: list[Progress] = []
 
     def infer(self, plan: Plan, assignment: Assignment) -> list[WorkerInfo]:
@@ -239,6 +242,8 @@ class Pool:
     def _settle(self, member: _Member, reference: Any, value: Any, hired: list[WorkerInfo]) -> None:
         if reference == member.leasing:
             member.info, member.leasing = value, None
+            if not hired:
+                self._waited = self._clock() - self._started
             hired.append(value)
             self._failed_starts = 0
             log.info("worker %d is ready on %s (pid %d)", member.index, value.machine, value.pid)
@@ -329,6 +334,7 @@ class Pool:
             in_flight=sum(m.progress.in_flight for m in members if m.progress),
             workers=sum(1 for member in members if member.info),
             lost=self._lost,
+            waited=self._waited,
         )
 
     def _release(self, members: list[_Member], attempt: int) -> None:
