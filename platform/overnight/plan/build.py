@@ -18,7 +18,7 @@ from overnight.plan.hashing import encoded_sizes, input_hashes
 from overnight.plan.prepare import requests_of
 from overnight.plan.rejects import MaxRejects, RejectTally
 from overnight.plan.reuse import Reuse
-from overnight.plan.splits import STATE, Plan, cut, split_file
+from overnight.plan.splits import CUT_BY, STATE, Plan, cut, split_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -164,13 +164,18 @@ class _Planner:
     def finish(self, tally: RejectTally, inputs: list[InputFile]) -> Plan:
         self._spool.close()
         index = pl.concat(self._index)
+        self._index.clear()
         rows_in = index.height + tally.rows
         duplicates = duplicate_keys(index, inputs, self._key)
         tally.add(duplicates.drop("_read"), rows=duplicates.height)
         rejects = tally.finish(rows_in)
-        accepted = index.join(duplicates, on="_read", how="anti", maintain_order="left")
+        accepted = index
+        if duplicates.height:  # seldom, and the join copies everything
+            accepted = index.join(duplicates, on="_read", how="anti", maintain_order="left")
+        del index
         accepted = accepted.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("row"))
-        order, splits, offsets = cut(accepted.filter(pl.col("state") == "infer"))
+        waits = accepted["state"] == "infer"
+        order, splits, offsets = cut(accepted.select(*CUT_BY).filter(waits))
         return Plan(
             rows_in=rows_in,
             rejected=tally.rows,

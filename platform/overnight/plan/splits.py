@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 STATE = pl.Enum(["published", "journal", "infer"])
 """Where the result of an accepted row is, or that it is still to be inferred."""
 
+CUT_BY = ("row", "_read", "input_hash", "_split", "_size", "_prefix")
+"""The columns that `cut` needs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -118,27 +121,25 @@ def cut(infer: pl.DataFrame) -> tuple[pl.DataFrame, list[Split], dict[int, int]]
     once; and long requests start early, so that none is left running alone at the end.
 
     Args:
-        infer: `row`, `_read`, `input_hash`, `_split`, `_size` (bytes of the request) and
-            `_prefix` (equal for requests that begin alike).
+        infer: `CUT_BY`: `_size` is the request's bytes, `_prefix` equal for requests that
+            begin alike.
 
     Returns:
         The rows in order, the splits by falling weight, and each split's first row therein.
     """
     longest = pl.col("_size").max().over("_split", "_prefix").alias("_longest")
-    order = infer.with_columns(longest).sort(
-        "_split",
-        "_longest",
-        "_prefix",
-        "_size",
-        "_read",
-        descending=[False, True, False, True, False],
-    )
+    keys = infer.select("_split", longest, "_prefix", "_size", "_read")
+    # Only the order is sorted: a sorted copy of all columns is what the planner's memory peaks at.
+    places = keys.select(pl.arg_sort_by(keys.columns, descending=[False, True, False, True, False]))
+    del keys
     totals = (
-        order.with_row_index("_offset")
-        .group_by("_split")
-        .agg(pl.col("_offset").min(), pl.len().alias("rows"), pl.col("_size").sum())
+        infer.group_by("_split")
+        .agg(pl.len().alias("rows"), pl.col("_size").sum())
+        .sort("_split")
+        .with_columns((pl.col("rows").cum_sum() - pl.col("rows")).alias("_offset"))
         .sort("_size", "_split", descending=[True, False])
     )
     splits = [Split(*row) for row in totals.select("_split", "rows", "_size").iter_rows()]
     offsets = dict(totals.select("_split", "_offset").iter_rows())
-    return order.select("row", "_read", "input_hash"), splits, offsets
+    order = infer.select("row", "_read", "input_hash")[places.to_series()]
+    return order, splits, offsets

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from overnight.errors import StaleAttemptError
+from overnight.errors import StaleAttemptError, WorkersLostError
 from overnight.journal import Journal
 from overnight.workers.loop import Progress, WorkerLoop
 from overnight.workers.window import Provenance
@@ -153,7 +153,7 @@ class Worker:
         """Infer rows and journal them; returns their number once every one is durable.
 
         Raises:
-            StaleAttemptError: if the attempt holds no lease (any more).
+            WorkersLostError: if the attempt holds no lease (any more).
             EngineBrokenError: if the engine fails whatever it is given.
             StoreError: if the journal cannot be written.
         """
@@ -161,7 +161,10 @@ class Worker:
         provenance = Provenance(
             run_id=lease.assignment.run_id, attempt=attempt, machine=self._machine
         )
-        self._loop.run(split, rows, lease.writer, provenance).result()
+        try:
+            self._loop.run(split, rows, lease.writer, provenance).result()
+        except StaleAttemptError as error:
+            raise self._lost(attempt) from error
         return int(rows.num_rows)
 
     def progress(self, attempt: int) -> Progress:
@@ -199,11 +202,14 @@ class Worker:
     def _leased(self, attempt: int) -> _Lease:
         with self._lock:
             if attempt not in self._leases:
-                raise StaleAttemptError(
-                    f"attempt {attempt} holds no lease on this worker: it was superseded by a "
-                    f"newer attempt, or gave no sign of life for {self._lease_timeout_s:g} s"
-                )
+                raise self._lost(attempt)
             return self._leases[attempt]
+
+    def _lost(self, attempt: int) -> WorkersLostError:
+        return WorkersLostError(
+            f"attempt {attempt} holds no lease on this worker any more: a newer attempt took over, "
+            f"or it gave no sign of life for {self._lease_timeout_s:g} s"
+        )
 
     def _watch(self) -> None:
         while True:

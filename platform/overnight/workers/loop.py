@@ -380,7 +380,9 @@ class WorkerLoop:
         self._fruitless = min(self._fruitless, self._budget - 1)
         engine = self._started()
         try:
-            engine.submit(pa.table({ROW: pa.array([_PROBE_ROW], pa.int64()), REQUEST: [self._spec.probe]}))
+            engine.submit(
+                pa.table({ROW: pa.array([_PROBE_ROW], pa.int64()), REQUEST: [self._spec.probe]})
+            )
             while engine.in_flight:
                 engine.step()
         except Exception as error:
