@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+
 from overnight.errors import ConfigError
 from overnight.job import OutputCheck, each_result, each_row
-
 from tests.support.shop import Paced, reversing
 
 
@@ -55,7 +55,7 @@ def test_parse_and_contract_change_the_output_version_alone() -> None:
 
 def test_a_function_without_source_is_refused() -> None:
     made: dict[str, Any] = {}
-    exec("def parse(frame): return frame", made)  # noqa: S102
+    exec("def parse(frame): return frame", made)
     with pytest.raises(ConfigError, match="no source text"):
         reversing(parse=made["parse"]).fingerprint()
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import ray
 import sqlalchemy as sa
+
 from overnight.errors import ConfigError, EngineBrokenError
 from overnight.run import House, run_partition
 from overnight.workers.cluster import NAMESPACE, ClusterConfig
-
 from tests.support import shop
 from tests.support.shop import DAY, Paced, PacedEngine, line, reversing, write_lines
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
+
     from overnight.warehouse.connect import Warehouse
 
 ROOT = Path(__file__).parents[2]
