@@ -1,0 +1,1 @@
+"""Input for the demonstration: invented news of one small shop, and real text."""

@@ -1,0 +1,1 @@
+"""Models that travel with the repository, so that a first run needs no download."""
