@@ -106,9 +106,9 @@ def run_partition(
         earlier = Earlier.read(house.warehouse, job, partition, fingerprint)
         with timings("plan"), _keeping_rejects(house, attempt, job):
             plan = _plan(job, partition, attempt, journal, earlier, house)
-        with plan:
+        with plan, _pool(job, fingerprint, house, report) as pool:
             with timings("infer"):
-                samples = _infer(job, plan, fingerprint, attempt, house, report)
+                pool.infer(plan, _assignment(attempt, house))
             with Stage(house.warehouse, published_table(job), attempt) as stage:
                 with timings("stage"):
                     filled = fill_stage(job, plan, journal, stage, attempt.attempt, earlier.dead)
@@ -118,7 +118,7 @@ def run_partition(
                     # A crash of Postgres empties the stage: that is no fault of the rows.
                     stage.check_held(filled.staged)
                     raise AuditFailedError(audited)
-                inference = measured(plan, filled, samples, timings.seconds["infer"])
+                inference = measured(plan, filled, pool.samples, timings.seconds["infer"])
                 rows = sample(job, stage)
                 with timings("publish"):
                     final = publication(job, plan, filled, audited, inference, stage, fingerprint)
@@ -229,32 +229,26 @@ def _plan(
     return plan
 
 
-def _infer(
+def _pool(
     job: InferenceJob,
-    plan: Plan,
     fingerprint: Fingerprint,
-    attempt: Attempt,
     house: House,
     report: Callable[[PoolProgress], None],
-) -> list[PoolProgress]:
-    samples: list[PoolProgress] = []
+) -> Pool:
+    # Jobs that declare the same engine with the same model share its warm workers.
+    name = f"{job.engine.kind}-{digest([dict(fingerprint.identity), repr(job.engine)])}"
+    return Pool(house.cluster, job.engine, name=name, report=report)
 
-    def keep(progress: PoolProgress) -> None:
-        samples.append(progress)
-        report(progress)
 
-    assignment = Assignment(
-        job=job.name,
+def _assignment(attempt: Attempt, house: House) -> Assignment:
+    return Assignment(
+        job=attempt.job,
         partition=attempt.partition_key,
         attempt=attempt.attempt,
         run_id=attempt.run_id,
-        fingerprint=fingerprint.id,
+        fingerprint=attempt.fingerprint,
         store=house.store,
     )
-    # Jobs that declare the same engine with the same model share its warm workers.
-    name = f"{job.engine.kind}-{digest([dict(fingerprint.identity), repr(job.engine)])}"
-    Pool(house.cluster, job.engine, name=name, report=keep).infer(plan, assignment)
-    return samples
 
 
 def _collect_journals(job: InferenceJob, house: House) -> None:

@@ -70,7 +70,7 @@ def publish_day(case: dict[str, Any], home: str, day: str) -> dict[str, Any]:
     Returns:
         `seconds` in all and by phase, counts, and whether an engine or Ray was asked for.
     """
-    began = time.perf_counter()
+    began = time.time()
     from overnight.home import Home
     from overnight.run import House, run_partition
     from overnight.warehouse.connect import Warehouse
@@ -85,7 +85,12 @@ def publish_day(case: dict[str, Any], home: str, day: str) -> dict[str, Any]:
             scratch=settings.scratch,
         )
         report = run_partition(job(Case(**case)), day, run_id="bench", house=place)
-        seconds = time.perf_counter() - began
+        with warehouse.connect() as connection:
+            published_at = connection.exec_driver_sql(
+                "SELECT max(published_at) FROM lineage.runs"
+            ).scalar_one()
+        # As for the peer: until the last result is there, without what is torn down after it.
+        seconds = published_at.timestamp() - began
     if report.published != Case(**case).rows:
         raise RuntimeError(f"{report.published} rows were published: {report.audit}")
     return {

@@ -22,6 +22,8 @@ from overnight.workers.cluster import NAMESPACE, ClusterConfig, connected, worke
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
 
     import polars as pl
 
@@ -95,7 +97,9 @@ class _Member:
 
 
 class Pool:
-    """Workers for one attempt at one partition.
+    """Workers for one attempt at one partition; use it in `with`.
+
+    `samples` is the progress over time.
 
     Args:
         config: where workers run.
@@ -127,6 +131,27 @@ class Pool:
         self._failed_starts = 0
         self._waited = 0.0
         self._gone: list[Progress] = []
+        self._members: list[_Member] = []
+        self._ray = contextlib.ExitStack()
+        self.samples: list[PoolProgress] = []
+
+    def __enter__(self) -> Self:
+        """The pool; Ray is only connected to when there is something to infer."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End a Ray that was started for this pool, engines first."""
+        import ray
+
+        with self._ray:
+            if self._members and not self._stays:
+                closing = [member.handle.close.remote() for member in self._members]
+                ray.wait(closing, num_returns=len(closing), timeout=20)
 
     def infer(self, plan: Plan, assignment: Assignment) -> list[WorkerInfo]:
         """Have every row of the plan's splits journalled; returns the workers that did it.
@@ -139,15 +164,14 @@ class Pool:
         """
         if not plan.splits:
             return []
-        with connected(self._config) as stays:
-            count, gpus = worker_count(self._config)
-            self._count, self._gpus, self._stays = count, gpus, stays
-            self._total = sum(split.rows for split in plan.splits)
-            members = [self._hire(index, assignment) for index in range(count)]
-            try:
-                return self._work(members, plan, assignment)
-            finally:
-                self._release(members, assignment.attempt)
+        self._stays = self._ray.enter_context(connected(self._config))
+        self._count, self._gpus = worker_count(self._config)
+        self._total = sum(split.rows for split in plan.splits)
+        self._members = [self._hire(index, assignment) for index in range(self._count)]
+        try:
+            return self._work(self._members, plan, assignment)
+        finally:
+            self._release(self._members, assignment.attempt)
 
     def _hire(self, index: int, assignment: Assignment) -> _Member:
         import ray
@@ -206,13 +230,14 @@ class Pool:
                 planned = True
             if self._clock() - reported >= self._report_every_s:
                 reported = self._clock()
-                self._tell(members, assignment)
+                self._ask(members, assignment)
+                self._tell(members)
         for member in members:
             # Every row is journalled: a worker that is lost only now is missed by nobody.
             if member.info:
                 with contextlib.suppress(ray.exceptions.RayError):
                     member.progress = ray.get(member.handle.progress.remote(assignment.attempt))
-        self._report(self.progress(members))
+        self._tell(members)
         return hired
 
     def _pieces(self, plan: Plan, assignment: Assignment) -> Iterator[_Piece]:
@@ -313,19 +338,18 @@ class Pool:
         finally:
             writer.close()
 
-    def _tell(self, members: list[_Member], assignment: Assignment) -> None:
-        """Report what is known, ask for what is new, make room for who waits for a machine."""
+    def _ask(self, members: list[_Member], assignment: Assignment) -> None:
+        """Ask how far workers are, and make room for those that wait for a machine."""
         for member in members:
             if member.info and member.asking is None:
                 member.asking = member.handle.progress.remote(assignment.attempt)
         if any(member.placing is not None for member in members):
             make_room(self._name)
-        self._report(self.progress(members))
 
-    def progress(self, members: list[_Member]) -> PoolProgress:
-        """The sum over the workers, lost ones included."""
+    def _tell(self, members: list[_Member]) -> None:
+        """Report the sum over the workers, lost ones included."""
         known = [*self._gone, *(member.progress for member in members if member.progress)]
-        return PoolProgress(
+        progress = PoolProgress(
             seconds=self._clock() - self._started,
             rows=sum(p.rows for p in known),
             total=self._total,
@@ -336,15 +360,15 @@ class Pool:
             lost=self._lost,
             waited=self._waited,
         )
+        self.samples.append(progress)
+        self._report(progress)
 
     def _release(self, members: list[_Member], attempt: int) -> None:
         import ray
 
         references = [member.handle.release.remote(attempt) for member in members if member.info]
-        ray.wait(references, num_returns=len(references), timeout=10) if references else None
-        if not self._stays:
-            closing = [member.handle.close.remote() for member in members]
-            ray.wait(closing, num_returns=len(closing), timeout=20)
+        if references:
+            ray.wait(references, num_returns=len(references), timeout=10)
 
 
 def make_room(name: str) -> None:
