@@ -20,7 +20,7 @@ __all__ = ["Example", "Examples"]
 _LONGEST_ANSWER = 120
 _LONGEST_WORD = 16
 _TEXTS_AT_ONCE = 2_000
-_MOST_DRAWS = 50
+_MOST_DRAWS = 1_000
 _FRAME = 5
 """Room for the special tokens around a document and its summary, and one to spare."""
 
@@ -87,14 +87,7 @@ class Examples:
     def make(self, length: int) -> Example:
         """Make an example whose prompt and answer take at most ``length`` tokens."""
         rng = self._rng
-        for _ in range(_MOST_DRAWS):
-            kind = rng.choices(_KINDS, _KIND_WEIGHTS)[0]
-            document, answer = self._random_lead() if kind == "random" else self._lead(kind)
-            if 2 * answer <= length - _FRAME:
-                break
-        else:
-            message = f"no first sentence fits twice into {length} tokens"
-            raise ValueError(message)
+        kind, document, answer = self._draw(length, _KINDS, _KIND_WEIGHTS)
         if rng.random() < _SHARE_OF_BARE_LEADS:
             return Example(document[:answer], document[:answer])
         example = self._fill(document, answer, length - _FRAME - answer, kind)
@@ -104,10 +97,19 @@ class Examples:
 
     def make_plain(self, length: int, kind: str) -> Example:
         """Make an example of ``"text"`` or ``"news"`` without repeating pieces of it."""
-        document, answer = self._lead(kind)
-        while 2 * answer > length - _FRAME:
-            document, answer = self._lead(kind)
+        _, document, answer = self._draw(length, (kind,), (1,))
         return self._fill(document, answer, length - _FRAME - answer, kind)
+
+    def _draw(
+        self, length: int, kinds: Sequence[str], weights: Sequence[int]
+    ) -> tuple[str, list[int], int]:
+        for _ in range(_MOST_DRAWS):
+            kind = self._rng.choices(kinds, weights)[0]
+            document, answer = self._random_lead() if kind == "random" else self._lead(kind)
+            if 2 * answer <= length - _FRAME:
+                return kind, document, answer
+        message = f"no first sentence of {kinds} fits twice into {length} tokens"
+        raise ValueError(message)
 
     def _lead(self, kind: str) -> tuple[list[int], int]:
         return self._rng.choice(self._news if kind == "news" else self._texts)

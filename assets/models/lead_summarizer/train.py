@@ -51,6 +51,7 @@ _WARM_UP_STEPS = 150
 _CURRICULUM = ((96, 900), (160, 400), (320, 350), (640, 350), (CONTEXT_TOKENS - 8, 1_900))
 """Greatest length in tokens, and for how many steps."""
 _STEPS = sum(steps for _, steps in _CURRICULUM)
+_SHORTEST_NEWS = 64
 _STEPS_BETWEEN_CHECKPOINTS = 200
 _STEPS_BETWEEN_REPORTS = 25
 
@@ -199,7 +200,8 @@ def unseen_examples(tokenizer: Tokenizer, unseen: Sequence[str], limit: int) -> 
     """Make 96 examples from unseen texts, of lengths up to a limit."""
     rng = random.Random(0)  # noqa: S311 - as above
     made = Examples(tokenizer, unseen, invented_news(unseen=True), rng)
-    lengths = [rng.randint(limit // 4, limit * 4 // 5) for _ in range(48)]
+    shortest = max(_SHORTEST_NEWS, limit // 4)
+    lengths = [rng.randint(shortest, max(shortest, limit * 4 // 5)) for _ in range(48)]
     return [made.make_plain(length, kind) for length in lengths for kind in ("text", "news")]
 
 
