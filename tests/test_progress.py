@@ -6,7 +6,7 @@ import io
 from dataclasses import replace
 
 from overnight.progress import Reporter, line
-from overnight.workers.pool import PoolProgress
+from overnight.workers.progress import PoolProgress
 
 START = PoolProgress(
     seconds=10, rows=0, total=400, prompt_tokens=0, output_tokens=0, in_flight=0, workers=1, lost=0

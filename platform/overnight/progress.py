@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overnight.workers.pool import PoolProgress
+    from overnight.workers.progress import PoolProgress
 
 BAR = 24
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from overnight.job import Fingerprint, InferenceJob
     from overnight.plan import Plan
     from overnight.results import Filled
-    from overnight.workers.pool import PoolProgress
+    from overnight.workers.progress import PoolProgress
 
 QUANTILES = (0.5, 0.95, 0.99)
 

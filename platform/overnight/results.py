@@ -14,6 +14,7 @@ import polars as pl
 from overnight.contract import check_rows, columns, polars_schema
 from overnight.errors import ContractError
 from overnight.job import FAILURE
+from overnight.warehouse.publications import DEAD_LETTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,18 +24,6 @@ if TYPE_CHECKING:
     from overnight.plan import Plan
     from overnight.warehouse.stage import Stage
 
-DEAD_LETTER = pl.Schema(
-    {
-        "key": pl.String,
-        "input_hash": pl.Binary,
-        "reason": pl.String,
-        "run_id": pl.String,
-        "attempt": pl.Int64,
-        "machine": pl.String,
-        "_input_id": pl.Int64,
-        "_line": pl.Int64,
-    }
-)
 PROVENANCE = pl.Schema(
     {
         "_run_id": pl.String,
@@ -94,7 +83,7 @@ def fill_stage(
         taken.select("input_hash", "_input_id", "_line"), on="input_hash"
     )
     staged = stage.reuse(taken.select("input_hash", "_input_id", "_line"))
-    dead = [carried.select(DEAD_LETTER.names())]
+    dead = [carried.select(DEAD_LETTERS.names())]
     measures: list[pl.DataFrame] = []
     inferred = 0
     for records in _records(plan, journal):
@@ -208,7 +197,7 @@ def _reasons(output: pl.DataFrame, violations: pl.DataFrame, key: str) -> pl.Dat
 
 def _dead(records: pl.DataFrame, reason: pl.Expr) -> pl.DataFrame:
     return records.with_columns(reason.alias("reason")).select(
-        pl.col(name).cast(kind) for name, kind in DEAD_LETTER.items()
+        pl.col(name).cast(kind) for name, kind in DEAD_LETTERS.items()
     )
 
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from overnight.store import StoreConfig
     from overnight.warehouse.connect import Warehouse
     from overnight.workers.cluster import ClusterConfig
-    from overnight.workers.pool import PoolProgress
+    from overnight.workers.progress import PoolProgress
 
 log = logging.getLogger(__name__)
 

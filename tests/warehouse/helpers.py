@@ -17,6 +17,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from overnight.lineage import record
+from overnight.warehouse.publications import DEAD_LETTERS
 from overnight.warehouse.publish import Publication
 from overnight.warehouse.table import add_key, ensure_table, system_columns
 
@@ -39,18 +40,7 @@ NO_REJECTS = pl.DataFrame(
         "reason": pl.String,
     }
 )
-NO_DEAD_LETTERS = pl.DataFrame(
-    schema={
-        "key": pl.String,
-        "input_hash": pl.Binary,
-        "reason": pl.String,
-        "run_id": pl.String,
-        "attempt": pl.Int64,
-        "machine": pl.String,
-        "_input_id": pl.Int64,
-        "_line": pl.Int64,
-    }
-)
+NO_DEAD_LETTERS = pl.DataFrame(schema=DEAD_LETTERS)
 
 
 @dataclass(frozen=True)

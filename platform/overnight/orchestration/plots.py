@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from overnight.workers.pool import PoolProgress
+    from overnight.workers.progress import PoolProgress
 
 
 def throughput(samples: Sequence[PoolProgress]) -> str:

@@ -21,12 +21,27 @@ if TYPE_CHECKING:
     from overnight.warehouse.connect import Warehouse
 
 __all__ = [
+    "DEAD_LETTERS",
     "CurrentPublication",
     "current_publication",
     "dead_letter_hashes",
     "publications",
     "published_hashes",
 ]
+
+DEAD_LETTERS = pl.Schema(
+    {
+        "key": pl.String,
+        "input_hash": pl.Binary,
+        "reason": pl.String,
+        "run_id": pl.String,
+        "attempt": pl.Int64,
+        "machine": pl.String,
+        "_input_id": pl.Int64,
+        "_line": pl.Int64,
+    }
+)
+"""Dead letters as a frame: `attempt` is the one that tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +111,7 @@ def dead_letter_hashes(connection: sa.Connection, job: str, partition_key: str) 
         connection,
         query,
         [job, partition_key],
-        {
-            "key": pl.String,
-            "input_hash": pl.Binary,
-            "reason": pl.String,
-            "run_id": pl.String,
-            "attempt": pl.Int64,
-            "machine": pl.String,
-            "_input_id": pl.Int64,
-            "_line": pl.Int64,
-        },
+        DEAD_LETTERS,
     )
 
 

@@ -185,6 +185,8 @@ class Stage:
 
     def _number(self, query: sa.Select[int]) -> int:
         with self._there(), self._warehouse.connect() as connection:
+            # A million keys would spill to disk with what a query gets by default.
+            connection.exec_driver_sql("SET LOCAL work_mem = '256MB'")
             return connection.execute(query).scalar_one()
 
     @contextlib.contextmanager

@@ -19,67 +19,23 @@ import pyarrow as pa
 from overnight.errors import OvernightError, WorkersLostError
 from overnight.workers.actor import Assignment, Worker, WorkerInfo
 from overnight.workers.cluster import NAMESPACE, ClusterConfig, connected, worker_count
+from overnight.workers.piece import Piece
+from overnight.workers.progress import PoolProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
-    import polars as pl
-
     from overnight.engines.base import EngineSpec
-    from overnight.plan import Plan, Split
+    from overnight.plan import Plan
     from overnight.workers.loop import Progress
 
 log = logging.getLogger(__name__)
 
 PREFIX = "engine:"
 AHEAD = 2  # splits that a worker holds at once, so that its engine's window stays full
-# A worker may die for reasons of its own, so rows are blamed only after they were alone on
-# one that died: twice to be halved, and a single row twice again to be given up.
-DEATHS_TO_HALVE = 2
-DEATHS_TO_BURY = 3
 FAILED_STARTS_IN_A_ROW = 5
-
-
-@dataclass(frozen=True, slots=True)
-class PoolProgress:
-    """How far the inference of one partition is.
-
-    Attributes:
-        seconds: since the first worker was asked for.
-        rows: rows finished or failed, in the journal or about to be.
-        total: rows to infer.
-        prompt_tokens: tokens read so far.
-        output_tokens: tokens generated so far.
-        in_flight: rows that engines hold.
-        workers: workers that are ready.
-        lost: workers lost so far.
-        waited: seconds until the first worker and its engine were ready.
-    """
-
-    seconds: float
-    rows: int
-    total: int
-    prompt_tokens: int
-    output_tokens: int
-    in_flight: int
-    workers: int
-    lost: int
-    waited: float = 0.0
-
-
-@dataclass(slots=True)
-class _Piece:
-    """Rows that travel together: a split, or what is left of one (`hashes`).
-
-    Once a worker died with it, it has a worker to itself; `deaths` counts those that died then.
-    """
-
-    split: Split
-    hashes: pl.DataFrame | None = None
-    suspect: bool = False
-    deaths: int = 0
 
 
 @dataclass(slots=True)
@@ -91,7 +47,7 @@ class _Member:
     placing: Any
     leasing: Any
     info: WorkerInfo | None = None
-    pieces: dict[Any, _Piece] = field(default_factory=dict)
+    pieces: dict[Any, Piece] = field(default_factory=dict)
     asking: Any = None
     progress: Progress | None = None
 
@@ -209,7 +165,7 @@ class Pool:
         import ray
 
         hired: list[WorkerInfo] = []
-        queue: deque[_Piece] = deque()
+        queue: deque[Piece] = deque()
         planned = False
         reported = self._clock()
         while not planned or queue or any(member.pieces for member in members):
@@ -240,24 +196,19 @@ class Pool:
         self._tell(members)
         return hired
 
-    def _pieces(self, plan: Plan, assignment: Assignment) -> Iterator[_Piece]:
+    def _pieces(self, plan: Plan, assignment: Assignment) -> list[Piece]:
         """The plan's splits less what is journalled by now; cut finer where workers would idle."""
         done = assignment.journal.done().select("input_hash")
-        pieces: list[_Piece] = []
-        for split in plan.splits:
-            hashes = plan.hashes(split)
-            left = hashes.join(done, on="input_hash", how="anti", maintain_order="left")
-            if left.height:
-                whole = left.height == hashes.height
-                pieces.append(_Piece(split, None if whole else left))
-        self._total = sum(_height(piece) for piece in pieces)
-        while pieces and len(pieces) < self._count and max(map(_height, pieces)) > 1:
-            largest = max(pieces, key=_height)
+        left = [Piece(split).less(done, plan) for split in plan.splits]
+        pieces = [piece for piece in left if piece.rows]
+        self._total = sum(piece.rows for piece in pieces)
+        while pieces and len(pieces) < self._count and max(map(_rows, pieces)) > 1:
+            largest = max(pieces, key=_rows)
             pieces.remove(largest)
-            pieces.extend(_halves(largest, plan))
-        return iter(pieces)
+            pieces.extend(largest.halves(plan))
+        return pieces
 
-    def _hand_out(self, member: _Member, piece: _Piece, plan: Plan, assignment: Assignment) -> None:
+    def _hand_out(self, member: _Member, piece: Piece, plan: Plan, assignment: Assignment) -> None:
         rows = plan.table(piece.split, piece.hashes)
         reference = member.handle.infer.remote(
             assignment.attempt, f"{assignment.attempt}-{piece.split.index}", rows
@@ -280,7 +231,7 @@ class Pool:
             del member.pieces[reference]
 
     def _replace(
-        self, member: _Member, plan: Plan, assignment: Assignment, queue: deque[_Piece]
+        self, member: _Member, plan: Plan, assignment: Assignment, queue: deque[Piece]
     ) -> _Member:
         """A worker died: what it had not journalled goes to the front of the queue."""
         self._lost += 1
@@ -288,12 +239,12 @@ class Pool:
         if member.progress:
             self._gone.append(member.progress)
         done = assignment.journal.done().select("input_hash")
-        left = [_remainder(piece, plan, done) for piece in member.pieces.values()]
-        lost = [piece for piece in left if _height(piece)]
+        remainders = [piece.less(done, plan) for piece in member.pieces.values()]
+        lost = [piece for piece in remainders if piece.rows]
         log.warning(
             "worker %d is lost; %d rows that it had not journalled are handed out again",
             member.index,
-            sum(map(_height, lost)),
+            sum(piece.rows for piece in lost),
         )
         if self._failed_starts >= FAILED_STARTS_IN_A_ROW:
             raise WorkersLostError(
@@ -301,24 +252,14 @@ class Pool:
                 "workers' own logs in Ray's session directory"
             )
         alone = len(member.pieces) == 1
-        for piece in sorted(lost, key=_height):
-            queue.extendleft(self._after_death(piece, alone, plan, assignment))
+        for piece in sorted(lost, key=_rows):
+            left = piece.after_death(plan, alone=alone)
+            queue.extendleft(left)
+            if not left:
+                self._bury(piece, plan, assignment)
         return self._hire(member.index, assignment)
 
-    def _after_death(
-        self, piece: _Piece, alone: bool, plan: Plan, assignment: Assignment
-    ) -> list[_Piece]:
-        """Rows whose worker died again and again: halved, down to the row that kills it."""
-        piece.suspect = True
-        piece.deaths += alone
-        if _height(piece) > 1:
-            return _halves(piece, plan) if piece.deaths >= DEATHS_TO_HALVE else [piece]
-        if piece.deaths < DEATHS_TO_BURY:
-            return [piece]
-        self._bury(piece, plan, assignment)
-        return []
-
-    def _bury(self, piece: _Piece, plan: Plan, assignment: Assignment) -> None:
+    def _bury(self, piece: Piece, plan: Plan, assignment: Assignment) -> None:
         row = plan.table(piece.split, piece.hashes)
         reason = f"killed its worker: {piece.deaths} died with this row alone on them"
         record = row.drop_columns(["row", "request"])
@@ -405,28 +346,12 @@ def _references(member: _Member) -> list[Any]:
     return [*single, *member.pieces]
 
 
-def _takes(member: _Member, piece: _Piece) -> bool:
+def _rows(piece: Piece) -> int:
+    return piece.rows
+
+
+def _takes(member: _Member, piece: Piece) -> bool:
     """Whether a worker has room for a piece; a suspect one needs it for itself."""
     if not member.info or any(held.suspect for held in member.pieces.values()):
         return False
     return len(member.pieces) < (1 if piece.suspect else AHEAD)
-
-
-def _height(piece: _Piece) -> int:
-    return piece.split.rows if piece.hashes is None else piece.hashes.height
-
-
-def _halves(piece: _Piece, plan: Plan) -> list[_Piece]:
-    hashes = plan.hashes(piece.split) if piece.hashes is None else piece.hashes
-    middle = hashes.height // 2
-    deaths = min(piece.deaths, DEATHS_TO_HALVE - 1)
-    return [
-        _Piece(piece.split, part, piece.suspect, deaths)
-        for part in (hashes[:middle], hashes[middle:])
-    ]
-
-
-def _remainder(piece: _Piece, plan: Plan, done: pl.DataFrame) -> _Piece:
-    hashes = plan.hashes(piece.split) if piece.hashes is None else piece.hashes
-    left = hashes.join(done, on="input_hash", how="anti", maintain_order="left")
-    return _Piece(piece.split, left, piece.suspect, piece.deaths)

@@ -66,6 +66,33 @@ class Progress:
     gauges: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class PoolProgress:
+    """How far the inference of one partition is.
+
+    Attributes:
+        seconds: since the first worker was asked for.
+        rows: rows finished or failed, in the journal or about to be.
+        total: rows to infer.
+        prompt_tokens: tokens read so far.
+        output_tokens: tokens generated so far.
+        in_flight: rows that engines hold.
+        workers: workers that are ready.
+        lost: workers lost so far.
+        waited: seconds until the first worker and its engine were ready.
+    """
+
+    seconds: float
+    rows: int
+    total: int
+    prompt_tokens: int
+    output_tokens: int
+    in_flight: int
+    workers: int
+    lost: int
+    waited: float = 0.0
+
+
 class Tally:
     """Running counts; written by the loop's thread, read by any."""
 

@@ -1,0 +1,69 @@
+"""Rows that travel together through the pool, and what becomes of them when a worker dies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from overnight.plan import Plan, Split
+
+# A worker may die for reasons of its own, so rows are blamed only after they were alone on
+# one that died: twice to be halved, and a single row twice again to be given up.
+DEATHS_TO_HALVE = 2
+DEATHS_TO_BURY = 3
+
+
+@dataclass(slots=True)
+class Piece:
+    """A split, or what is left of one (`hashes`).
+
+    Once a worker died with it, it has a worker to itself; `deaths` counts those that died then.
+    """
+
+    split: Split
+    hashes: pl.DataFrame | None = None
+    suspect: bool = False
+    deaths: int = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.split.rows if self.hashes is None else self.hashes.height
+
+    def less(self, done: pl.DataFrame, plan: Plan) -> Piece:
+        """What is left of it when the rows with some `input_hash`es are done."""
+        left = self._all(plan).join(done, on="input_hash", how="anti", maintain_order="left")
+        whole = left.height == self.rows
+        return Piece(self.split, self.hashes if whole else left, self.suspect, self.deaths)
+
+    def halves(self, plan: Plan) -> list[Piece]:
+        """Two pieces of it."""
+        hashes = self._all(plan)
+        middle = hashes.height // 2
+        deaths = min(self.deaths, DEATHS_TO_HALVE - 1)
+        return [
+            Piece(self.split, part, self.suspect, deaths)
+            for part in (hashes[:middle], hashes[middle:])
+        ]
+
+    def after_death(self, plan: Plan, *, alone: bool) -> list[Piece]:
+        """How to go on with it when its worker died: as it is, halved, or not at all.
+
+        Args:
+            plan: it belongs to.
+            alone: whether it was the worker's only piece.
+
+        Returns:
+            Nothing, if it is a single row that has killed its workers again and again.
+        """
+        self.suspect = True
+        self.deaths += alone
+        if self.rows > 1:
+            return self.halves(plan) if self.deaths >= DEATHS_TO_HALVE else [self]
+        return [self] if self.deaths < DEATHS_TO_BURY else []
+
+    def _all(self, plan: Plan) -> pl.DataFrame:
+        return plan.hashes(self.split) if self.hashes is None else self.hashes
