@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.chaos.lab import Lab
 
 WORKERS = 2
+# Slow enough for the second worker to get its share, whatever has to make room for it.
+PACE = ("--workers", str(WORKERS), "--step-seconds", "0.15")
 
 
 @pytest.mark.parametrize("victim", ["worker", pytest.param("step", marks=pytest.mark.sweep)])
@@ -25,7 +27,7 @@ def test_what_one_of_two_workers_leaves_undone_is_done_once(lab: Lab, victim: st
     landed = lab.land(day, "a")
     log = lab.tail()
     with Flushes(lab.journal, day) as flushes:
-        step = lab.start(day, "--workers", str(WORKERS))
+        step = lab.start(day, *PACE)
         assert wait_for(
             lambda: (
                 rows_of(log.inferred()) > 100 and len({e.pid for e in log.inferred()}) == WORKERS
@@ -37,7 +39,7 @@ def test_what_one_of_two_workers_leaves_undone_is_done_once(lab: Lab, victim: st
         else:
             step.signal(signal.SIGKILL)
             step.process.wait()
-            step = lab.start(day, "--workers", str(WORKERS))
+            step = lab.start(day, *PACE)
         assert step.wait() == PUBLISHED, step.output
     assert dict(lab.published(day)) == landed.expected
     inferred = log.inferred()
