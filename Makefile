@@ -21,10 +21,10 @@ setup: $(STAMP)  ## create .venv with everything pinned
 $(STAMP): requirements/lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps "$(TORCH)" 2>/dev/null \
-	  || $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) "$(TORCH)"
-	$(BIN)/pip install --quiet --no-deps -r requirements/lock.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/pip install --quiet --quiet --no-deps "$(TORCH)" 2>/dev/null \
+	  || $(BIN)/pip install --quiet --quiet --no-deps --index-url $(TORCH_INDEX) "$(TORCH)"
+	$(BIN)/pip install --quiet --quiet --no-deps -r requirements/lock.txt
+	$(BIN)/pip install --quiet --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: setup  ## land three days of articles, summarize them, read them back with SQL
