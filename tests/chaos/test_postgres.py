@@ -56,7 +56,11 @@ def test_a_socket_lock_whose_number_belongs_to_another_process_stops_no_restart(
         try:
             lock = data / ".s.PGSQL.5432.lock"
             left = lock.read_text().replace(str(pid), str(other.pid))
-            psutil.Process(pid).send_signal(signal.SIGKILL)
+            server = psutil.Process(pid)
+            backends = server.children()
+            server.send_signal(signal.SIGKILL)
+            # Until they notice, they still answer on connections of the pool.
+            assert not psutil.wait_procs(backends, timeout=20)[1]
             lock.write_text(left)
             with warehouse.connect() as connection:
                 assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
