@@ -102,10 +102,10 @@ class Pool:
         trace: TracebackType | None,
     ) -> None:
         """End a Ray that was started for this pool, engines first."""
-        import ray
-
         with self._ray:
             if self._members and not self._stays:
+                import ray
+
                 closing = [member.handle.close.remote() for member in self._members]
                 ray.wait(closing, num_returns=len(closing), timeout=20)
 
