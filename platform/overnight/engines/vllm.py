@@ -52,8 +52,8 @@ class VllmSizes:
         gpu_memory_utilization: share of the GPU's memory that vLLM may take.
         enforce_eager: no compilation and no CUDA graphs; None for eager on CPU only, where
             compiling takes longer than most jobs.
-        threads: for the arithmetic on CPU; None for all usable cores but one, which is left
-            to tokenizing, detokenizing and the journal.
+        threads: for the arithmetic on CPU; None for all usable cores. Tokenizing, detokenizing
+            and the journal take so little of one that leaving it to them costs a third.
     """
 
     max_num_seqs: int = 256

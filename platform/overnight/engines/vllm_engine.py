@@ -331,7 +331,7 @@ def _load(model: Path, sizes: VllmSizes, engine_args: dict[str, Any]) -> Any:
         "LD_PRELOAD": os.environ.get("LD_PRELOAD", ""),
     }
     if on_cpu:
-        threads = sizes.threads or max(1, usable_cores() - 1)
+        threads = sizes.threads or usable_cores()
         for_core |= {
             "OMP_NUM_THREADS": str(threads),
             "VLLM_CPU_KVCACHE_SPACE": str(sizes.kv_cache_gib),
