@@ -164,6 +164,7 @@ class EmbeddedServer:
             "--locale-provider=builtin", "--locale=C.UTF-8", "--auth-local=trust",
             "--auth-host=scram-sha-256", "--no-instructions",
             "-c", "listen_addresses=", "-c", "timezone=UTC", "-c", "max_wal_size=4GB",
+            "-c", "shared_buffers=512MB",
             cwd=fresh,
         )  # fmt: skip
         if self.data_dir.exists():
