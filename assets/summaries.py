@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from assets.models import lead_summarizer
-from assets.models.lead_summarizer.reference import prompt
+from assets.models.lead_summarizer.reference import clean, prompt
 from assets.sources import articles
 from overnight.contract import Contract, Field, Timestamp
 from overnight.engines.vllm import VllmGenerate
@@ -34,8 +34,9 @@ class DailySummary(Contract):
 
 @each_row
 def summary_prompt(article: dict[str, Any]) -> str:
-    """Ask for the summary of an article's body."""
-    return prompt(article["body"])
+    """Ask for the summary of an article's body; nothing to say of one without words."""
+    body = clean(article["body"])
+    return prompt(body) if body else ""
 
 
 @each_result

@@ -103,6 +103,7 @@ def test_a_row_that_is_too_long_or_empty_is_a_dead_letter_with_its_reason(
     with warehouse.connect() as connection:
         reasons = list(connection.execute(sa.text(query)).scalars())
     assert any(re.match(r"too_long: \d+ prompt tokens, the model takes 1024", r) for r in reasons)
+    assert any(reason.startswith("empty") for reason in reasons)
 
 
 def test_the_materialization_shows_speed_timings_sample_and_plots(summarized: Path) -> None:
