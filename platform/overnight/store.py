@@ -276,7 +276,7 @@ class Store:
 
     def _bucket(self, bucket: str, prefix: str) -> S3Store:
         # boto3 takes a third of a second to import, and only buckets need it.
-        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+        from botocore.exceptions import BotoCoreError
         from obstore.auth.boto3 import Boto3CredentialProvider
 
         try:

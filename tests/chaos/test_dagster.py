@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from tests.chaos.definitions import LOG
 from tests.chaos.lab import PATIENCE_S, ROOT, environment, rows_of, wait_for

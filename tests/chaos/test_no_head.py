@@ -6,7 +6,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from tests.chaos.lab import Lab, open_lab, rows_of, wait_for

@@ -8,7 +8,7 @@ import socket
 import stat
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import psycopg
 import pytest
 import sqlalchemy as sa

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import sqlalchemy as sa
 

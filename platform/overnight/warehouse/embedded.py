@@ -283,7 +283,7 @@ class EmbeddedServer:
 
 
 def _is_postgres(pid: int) -> bool:
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     try:
         process = psutil.Process(pid)
