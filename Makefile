@@ -52,7 +52,7 @@ chaos: setup  ## the full kill sweeps
 	$(BIN)/python -m pytest -m sweep --override-ini timeout=3600
 
 lock:  ## resolve requirements/lock.txt anew (needs uv)
-	uv pip compile pyproject.toml --extra cpu --group dev --override requirements/overrides.txt \
+	uv pip compile pyproject.toml --extra cpu --extra demo --group dev --override requirements/overrides.txt \
 	  --python-version 3.11 --no-emit-package torch --no-annotate --no-header \
 	  --output-file requirements/lock.txt
 
