@@ -86,7 +86,8 @@ class Figure:
             if bound is not None
         ]
         ratio = f"{self.ratio:.{self.decimals}f}"
-        return self.name, self.ours, self.peer, ratio, ", ".join(bounds), "ok" if self.ok else "NOT"
+        verdict = ("ok" if self.ok else "NOT") if bounds else ""
+        return self.name, self.ours, self.peer, ratio, ", ".join(bounds), verdict
 
 
 def table(figures: Sequence[Figure]) -> str:

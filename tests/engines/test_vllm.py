@@ -232,3 +232,41 @@ def _split(first: int, end: int) -> pa.Table:
             "request": [f"Row {i}: {PROMPTS[i % len(PROMPTS)]}" for i in rows],
         }
     )
+
+
+def test_fused_kernels_on_cpu_compute_what_they_replace() -> None:
+    code = """
+        import torch
+        from vllm import ir
+        from vllm.model_executor.layers.activation import SiluAndMul
+        from vllm.platforms import current_platform
+
+        current_platform.import_kernels()
+        from overnight.engines import vllm_cpu
+
+        torch.manual_seed(0)
+        for dtype, allowed in ((torch.float32, 1e-5), (torch.bfloat16, 5e-2)):
+            x, residual = torch.randn(2, 33, 192, dtype=dtype)
+            weight = torch.randn(192, dtype=dtype)
+            plain = ir.ops.rms_norm.impls["native"].impl_fn(x, weight, 1e-5)
+            fused = ir.ops.rms_norm.impls["overnight_cpu"].impl_fn(x, weight, 1e-5)
+            torch.testing.assert_close(fused, plain, rtol=allowed, atol=allowed)
+            plain = ir.ops.fused_add_rms_norm.impls["native"].impl_fn(x, residual, weight, 1e-5)
+            fused = ir.ops.fused_add_rms_norm.impls["overnight_cpu"].impl_fn(
+                x.clone(), residual.clone(), weight, 1e-5
+            )
+            torch.testing.assert_close(fused, plain, rtol=allowed, atol=allowed)
+            gated = vllm_cpu._FusedSiluAndMul.forward_cpu(None, x)
+            torch.testing.assert_close(
+                gated, SiluAndMul.forward_native(x), rtol=allowed, atol=allowed
+            )
+        print("the same")
+    """
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"},
+    )
+    assert answer.stdout.strip().endswith("the same"), answer.stderr[-2000:]

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 
+from vllm.platforms import current_platform  # noqa: TID253 - vLLM imports this module
 from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: TID253 - vLLM imports this
 
 
@@ -27,6 +28,11 @@ class LeashedExecutor(UniProcExecutor):
             threading.Thread(
                 target=_die_with, args=(parent,), name="overnight-leash", daemon=True
             ).start()
+        if current_platform.is_cpu():
+            # Registers kernels when it is imported, which only makes sense here.
+            from overnight.engines.vllm_cpu import use_fused_kernels
+
+            use_fused_kernels(self.vllm_config)
         super()._init_executor()
 
 
