@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
-_DTYPES = ("auto", "float32", "float16", "bfloat16")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
 _STRUCTURED = ("json", "regex", "choice", "grammar")
 _GENERATED = pa.schema(
     [
@@ -69,7 +69,7 @@ class VllmSizes:
         if self.threads is not None:
             _at_least(1, threads=self.threads)
         if not 0 < self.gpu_memory_utilization <= 1:
-            _refuse("gpu_memory_utilization", self.gpu_memory_utilization, "in (0, 1]")
+            refuse("gpu_memory_utilization", self.gpu_memory_utilization, "in (0, 1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,21 +108,21 @@ class VllmGenerate:
         _at_least(1, max_tokens=self.max_tokens)
         _at_least(0, min_tokens=self.min_tokens)
         if self.min_tokens > self.max_tokens:
-            _refuse("min_tokens", self.min_tokens, f"at most max_tokens={self.max_tokens}")
+            refuse("min_tokens", self.min_tokens, f"at most max_tokens={self.max_tokens}")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            _refuse("temperature", self.temperature, "a number >= 0")
+            refuse("temperature", self.temperature, "a number >= 0")
         if not 0 < self.top_p <= 1:
-            _refuse("top_p", self.top_p, "in (0, 1]")
-        if self.dtype not in _DTYPES:
-            _refuse("dtype", self.dtype, f"one of {', '.join(_DTYPES)}")
+            refuse("top_p", self.top_p, "in (0, 1]")
+        if self.dtype not in DTYPES:
+            refuse("dtype", self.dtype, f"one of {', '.join(DTYPES)}")
         if self.max_model_len is not None:
             _at_least(2, max_model_len=self.max_model_len)
         if isinstance(self.stop, str) or not all(self.stop):
-            _refuse("stop", self.stop, "a tuple of non-empty strings")
+            refuse("stop", self.stop, "a tuple of non-empty strings")
         if self.structured is not None and (
             len(self.structured) != 1 or next(iter(self.structured)) not in _STRUCTURED
         ):
-            _refuse("structured", self.structured, f"one of the keys {', '.join(_STRUCTURED)}")
+            refuse("structured", self.structured, f"one of the keys {', '.join(_STRUCTURED)}")
 
     @property
     def kind(self) -> str:
@@ -187,9 +187,10 @@ class VllmGenerate:
 def _at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
-            _refuse(name, value, f"at least {least}")
+            refuse(name, value, f"at least {least}")
 
 
-def _refuse(name: str, value: object, allowed: str) -> None:
+def refuse(name: str, value: object, allowed: str) -> None:
+    """Raise the ConfigError for a setting that is not allowed."""
     msg = f"vLLM engine: {name}={value!r} is not allowed; it must be {allowed}"
     raise ConfigError(msg)

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from overnight.engines.base import FAILURE, REQUEST, ROW
 from overnight.engines.cores import usable_cores
-from overnight.errors import EngineDied
+from overnight.errors import ConfigError, EngineDied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from overnight.engines.vllm import VllmGenerate, VllmSizes
+    from overnight.engines.vllm_embed import VllmEmbed
 
 log = logging.getLogger(__name__)
 
@@ -266,6 +267,62 @@ class GenerateEngine(VllmEngine):
             "queue_s": [np.float32(max(0.0, t.scheduled_ts - t.queued_ts)) for t in times],
             "ttft_s": [np.float32(t.first_token_latency) for t in times],
             "latency_s": [np.float32(max(0.0, now - t.arrival_time)) for t in times],
+        }
+
+
+class EmbedEngine(VllmEngine):
+    """A started `VllmEmbed`."""
+
+    def __init__(self, spec: VllmEmbed) -> None:
+        from vllm import PoolingParams
+
+        model = spec.model.resolve()
+        super().__init__(
+            model.path,
+            spec.sizes,
+            spec.result_schema,
+            runner="pooling",
+            dtype=spec.dtype,
+            max_model_len=spec.max_model_len,
+        )
+        found = self._llm.model_config.embedding_size
+        if found != spec.dimensions:
+            self.close()
+            msg = f"the vectors of model {model.path} have {found} elements, not {spec.dimensions}"
+            raise ConfigError(msg)
+        self._pooling = PoolingParams(task="embed")
+        self._submitted: dict[str, float] = {}
+
+    def _params(self) -> Any:
+        return self._pooling
+
+    def _add(self, row: int, tokens: list[int]) -> None:
+        super()._add(row, tokens)
+        if str(row) in self._running:  # not refused
+            self._submitted[str(row)] = time.monotonic()
+
+    def abort(self, rows: Sequence[int]) -> None:
+        """Forget rows; nothing comes back for them."""
+        super().abort(rows)
+        for row in rows:
+            self._submitted.pop(str(row), None)
+
+    def _results(self, finished: list[Any]) -> dict[str, list[Any]]:
+        now = time.monotonic()
+        vectors = [
+            output.outputs.data.float().numpy() if output.error is None else None
+            for output in finished
+        ]
+        return {
+            FAILURE: [
+                None if output.error is None else f"engine_error: {output.error}"
+                for output in finished
+            ],
+            "embedding": vectors,
+            "prompt_tokens": [len(output.prompt_token_ids) for output in finished],
+            "latency_s": [
+                np.float32(now - self._submitted.pop(output.request_id)) for output in finished
+            ],
         }
 
 

@@ -1,0 +1,51 @@
+"""Embeddings of the shop's documents, refreshed as they change, for search by meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import polars as pl
+
+from assets.documents import document_chunks, embedding_model
+from assets.models.minilm import DIMENSIONS
+from overnight.contract import Contract, Field
+from overnight.engines.vllm_embed import VllmEmbed
+from overnight.job import InferenceJob
+from overnight.warehouse.vectors import VectorIndex
+
+
+class DocumentEmbedding(Contract):
+    """The documents there are now, in chunks, each with its embedding."""
+
+    chunk_id: str = Field(description="The document's id and the chunk's number.")
+    doc_id: str = Field(description="The document.")
+    chunk: int = Field(description="Its number in the document, from 0.", ge=0)
+    start: int = Field(description="Where it starts in the document, in characters.", ge=0)
+    end: int = Field(description="Where it ends, likewise.", ge=1)
+    text: str = Field(description="What it says.")
+    embedding: Annotated[pl.Array, pl.Float32, DIMENSIONS] = Field(
+        description="Its place among meanings; of length one."
+    )
+
+
+def chunk_text(chunks: pl.DataFrame) -> pl.Series:
+    """Embed a chunk's text as it is."""
+    return chunks["text"]
+
+
+def take_embedding(results: pl.DataFrame) -> pl.DataFrame:
+    """Take the engine's vector as it is."""
+    return results
+
+
+document_embeddings = InferenceJob(
+    name="document_embeddings",
+    source=document_chunks,
+    engine=VllmEmbed(model=embedding_model, dimensions=DIMENSIONS, dtype="float32"),
+    prepare=chunk_text,
+    parse=take_embedding,
+    output=DocumentEmbedding,
+    partitioned=False,
+    publish="merge",
+    indexes=(VectorIndex(column="embedding"),),
+)

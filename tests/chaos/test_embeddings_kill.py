@@ -1,0 +1,103 @@
+"""kill -9 of the step that refreshes embeddings: the next attempt infers exactly what is left."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from assets.demo.documents import changes
+from assets.documents import chunker
+from overnight.job import WHOLE
+from overnight.run import run_partition
+from overnight.warehouse.connect import Warehouse
+from tests.assets.test_embeddings import JOB, land
+from tests.chaos.lab import ROOT, environment
+from tests.support.shop import house
+from tests.warehouse.helpers import open_home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(240)]
+
+FIRST = dt.date(2026, 11, 1)
+DOCUMENTS = 250
+_LONGEST_S = 6.0
+
+
+@pytest.fixture(scope="module")
+def place(ray_head: str) -> Iterator[tuple[Warehouse, Path]]:
+    """An installation with a warm engine."""
+    with open_home() as home, Warehouse.open(home=home) as warehouse:
+        (home / "ray.json").write_text(json.dumps({"address": ray_head, "pid": os.getpid()}))
+        land(home, "2026-10-31", *changes(FIRST, first=FIRST, count=3, seed=99))
+        run_partition(JOB, WHOLE, run_id="warm", house=house(warehouse, home))
+        yield warehouse, home
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(2), *(pytest.param(n, marks=pytest.mark.sweep) for n in range(2, 10))]
+)
+def test_nothing_is_lost_or_inferred_twice(place: tuple[Warehouse, Path], seed: int) -> None:
+    warehouse, home = place
+    day = FIRST + dt.timedelta(days=seed)
+    rows: list[dict[str, Any]] = [
+        {**row, "doc_id": f"{seed}-{row['doc_id']}"}
+        for row in changes(day, first=day, count=DOCUMENTS, seed=seed)
+    ]
+    land(home, day.isoformat(), *rows)
+    before = _published(warehouse)
+    expected = {
+        f"{row['doc_id']}#{number}": chunk.text
+        for row in rows
+        for number, chunk in enumerate(chunker.chunks(str(row["text"])))
+    }
+    step = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.chaos.job_step",
+            "tests.assets.test_embeddings",
+            "JOB",
+            WHOLE,
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        env=environment(home),
+        start_new_session=True,
+    )
+    time.sleep(random.Random(seed).uniform(1.0, _LONGEST_S))  # the seed decides the moment
+    step.send_signal(signal.SIGKILL)
+    step.wait()
+    published_already = len(_published(warehouse)) > len(before)
+
+    report = run_partition(JOB, WHOLE, run_id="again", house=house(warehouse, home))
+
+    after = _published(warehouse)
+    assert {key: text for key, (text, _) in after.items() if key not in before} == expected
+    assert {key: after[key] for key in before} == before, "published rows stay as they are"
+    runs = [after[key][1] for key in expected]
+    mine, killed = runs.count("again"), runs.count("killed")
+    assert mine == report.inferred
+    assert mine + killed == len(expected)
+    if published_already:
+        assert report.inferred == 0
+    print(f"\nseed {seed}: {killed} of {len(expected)} chunks kept")  # noqa: T201
+
+
+def _published(warehouse: Warehouse) -> dict[str, tuple[str, str]]:
+    query = "SELECT chunk_id, text, _run_id FROM published.document_embeddings"
+    with warehouse.connect() as connection:
+        return {row[0]: (row[1], row[2]) for row in connection.exec_driver_sql(query)}
