@@ -9,7 +9,8 @@ processes, machines or versions of a library: each value is encoded here, column
                     and the 8 bytes of the value (0 for null) if the kind is fixed;
                     then the bytes of the other values: text as UTF-8, lists of a fixed kind
                     as 8 bytes for each element and then a byte for each that says if it is
-                    null, anything nested as canonical JSON
+                    null, structs of these as their fields in a row, anything else nested as
+                    canonical JSON
 
 A column's kind follows from its type alone, so no row's hash depends on its neighbours.
 
@@ -20,11 +21,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _FORMAT = 1
 _WIDTH = 8
@@ -55,20 +59,10 @@ def input_hashes(frame: pl.DataFrame, request: pl.Series, *, key: str) -> pl.Ser
     encoded = [_encode(series) for series in (*(frame[name] for name in names), request)]
     header = json.dumps([_FORMAT, key, names, [column.kind for column in encoded]])
     base = hashlib.blake2b(header.encode(), digest_size=16, person=b"overnight.input")
-    fixed: list[_Ints] = []
-    loose: list[list[bytes]] = []
-    for column in encoded:
-        fixed.append(column.lengths)
-        if isinstance(column.values, list):
-            loose.append(column.values)
-        else:
-            fixed.append(column.values)
-    block = np.stack(fixed, axis=1)
-    heads = block.view(f"V{block.shape[1] * _WIDTH}").ravel().tolist() if len(request) else []
     digests = []
-    for parts in zip(heads, *loose, strict=True):
+    for encoded_row in _rows(encoded, len(request)):
         row = base.copy()
-        row.update(b"".join(parts))
+        row.update(encoded_row)
         digests.append(row.digest())
     return pl.Series("input_hash", digests, dtype=pl.Binary)
 
@@ -76,6 +70,21 @@ def input_hashes(frame: pl.DataFrame, request: pl.Series, *, key: str) -> pl.Ser
 def encoded_sizes(series: pl.Series) -> pl.Series:
     """How many bytes each value takes, encoded for the hash; 0 for null (Int64)."""
     return pl.Series(series.name, _encode(series).lengths, dtype=pl.Int64).clip(lower_bound=0)
+
+
+def _rows(columns: list[_Column], count: int) -> Iterator[bytes]:
+    """The bytes of each row."""
+    fixed: list[_Ints] = []
+    loose: list[list[bytes]] = []
+    for column in columns:
+        fixed.append(column.lengths)
+        if isinstance(column.values, list):
+            loose.append(column.values)
+        else:
+            fixed.append(column.values)
+    block = np.stack(fixed, axis=1)
+    heads = block.view(f"V{block.shape[1] * _WIDTH}").ravel().tolist() if count else []
+    return (b"".join(parts) for parts in zip(heads, *loose, strict=True))
 
 
 def _encode(series: pl.Series) -> _Column:
@@ -89,6 +98,8 @@ def _encode(series: pl.Series) -> _Column:
         return _loose("bytes", series)
     if isinstance(dtype, (pl.List, pl.Array)) and (kind := _fixed_kind(dtype.inner)) is not None:
         return _lists(f"list of {kind}", series)
+    if isinstance(dtype, pl.Struct) and dtype.fields and all(map(_of_numbers, dtype.fields)):
+        return _struct(series)
     values = [None if value is None else _json(value) for value in series.to_list()]
     return _loose("json", pl.Series(series.name, values, dtype=pl.Binary))
 
@@ -137,6 +148,22 @@ def _lists(kind: str, series: pl.Series) -> _Column:
     ]
     lengths = np.where(series.is_null().to_numpy(), -1, counts * (_WIDTH + 1))
     return _Column(kind, lengths.astype("<i8"), values)
+
+
+def _struct(series: pl.Series) -> _Column:
+    """A history of items and weights: each field as a column of its own would be."""
+    fields = [_encode(field) for field in series.struct.unnest()]
+    kind = json.dumps([series.struct.fields, [field.kind for field in fields]])
+    there = series.is_not_null().to_numpy()
+    rows = zip(_rows(fields, len(series)), there.tolist(), strict=True)
+    values = [row if is_there else b"" for row, is_there in rows]
+    lengths = np.where(there, np.fromiter(map(len, values), np.int64, len(values)), -1)
+    return _Column(f"struct of {kind}", lengths.astype("<i8"), values)
+
+
+def _of_numbers(field: pl.Field) -> bool:
+    inner = field.dtype.inner if isinstance(field.dtype, (pl.List, pl.Array)) else field.dtype
+    return _fixed_kind(inner) is not None
 
 
 def _json(value: Any) -> bytes:
