@@ -6,32 +6,63 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.sources import articles
+from assets.documents import embedding_model
+from assets.embeddings import document_embeddings
+from assets.fraud import fraud_scores
+from assets.fraud_model import fraud_model
+from assets.fraud_reviews import reviews
+from assets.sources import (
+    TIMEZONE,
+    articles,
+    documents,
+    fraud_labels,
+    terminals,
+    transactions,
+)
 from assets.summaries import daily_summaries, summary_model
-from overnight.orchestration import DAILY_START, inference_asset, model_asset, source_asset
+from overnight.orchestration import (
+    DAILY_START,
+    inference_asset,
+    model_asset,
+    source_asset,
+    trained_model_asset,
+)
 from resources import from_env
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TIMEZONE = "Europe/Berlin"
 OWNERS = ("team:magazine",)
+FRAUD_OWNERS = ("team:payments",)
 
 
 def build_definitions(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
     """Everything Dagster needs to know, as a fresh object."""
     daily = dg.DailyPartitionsDefinition(start_date=DAILY_START, timezone=TIMEZONE)
+    weekly = dg.WeeklyPartitionsDefinition(start_date=DAILY_START, timezone=TIMEZONE, day_offset=1)
     return dg.Definitions.merge(
         dg.Definitions(
             assets=[
                 source_asset(articles, partitions=daily, group="magazine"),
+                source_asset(documents, partitions=daily, group="search"),
+                model_asset(
+                    "embedding_model",
+                    embedding_model,
+                    group="search",
+                    description="The model that embeds documents (`EMBEDDING_MODEL`).",
+                ),
                 model_asset(
                     "summary_model",
                     summary_model,
                     group="magazine",
                     description="The model that writes the summaries (`SUMMARY_MODEL`).",
                 ),
+                *(
+                    source_asset(source, partitions=daily, group="payments")
+                    for source in (transactions, fraud_labels, terminals)
+                ),
             ],
+            asset_checks=reviews,
             resources={**from_env(), **(resource_overrides or {})},
         ),
         inference_asset(
@@ -42,9 +73,31 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
             depends_on=["summary_model"],
             owners=OWNERS,
         ),
+        inference_asset(
+            document_embeddings,
+            hour=4,
+            timezone=TIMEZONE,
+            # Whatever is unchanged costs nothing, so that it may run whenever something changes.
+            automation_condition=dg.AutomationCondition.eager()
+            & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+            group="search",
+            depends_on=["embedding_model"],
+            owners=OWNERS,
+        ),
+        trained_model_asset(
+            fraud_model,
+            partitions=weekly,
+            hour=1,
+            group="payments",
+            description="Tells fraudulent card payments from honest ones; trained each Monday.",
+            owners=FRAUD_OWNERS,
+        ),
+        inference_asset(
+            fraud_scores, partitions=daily, hour=3, group="payments", owners=FRAUD_OWNERS
+        ),
     )
 
 
-JOBS = (daily_summaries,)
+JOBS = (daily_summaries, fraud_scores, document_embeddings)
 
 defs = build_definitions()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import pandera.polars as pandera
+import polars as pl
+
 from overnight.contract import Contract, Field, Timestamp
 from overnight.landing import Source
+
+TIMEZONE = "Europe/Berlin"
+"""Where the shop is: its days begin and end at midnight there."""
 
 
 class Article(Contract):
@@ -17,4 +23,53 @@ class Article(Contract):
     published_at: Timestamp = Field(description="When it went online.")
 
 
+class Transaction(Contract):
+    """A card payment, as the payment provider exports them each day."""
+
+    transaction_id: str = Field(description="The provider's id.", str_length={"min_value": 1})
+    occurred_at: Timestamp = Field(description="When the card was used, within the day.")
+    customer_id: str = Field(description="Whose card it was.", str_length={"min_value": 1})
+    terminal_id: str = Field(description="Where it was used; one of `terminals`.")
+    amount: float = Field(description="What was paid, in euros.", ge=0)
+
+
+class FraudLabel(Contract):
+    """A report on a transaction of some days ago; the newest report on each one counts."""
+
+    transaction_id: str = Field(description="The transaction that it is about.")
+    transaction_date: pl.Date = Field(description="The day that this transaction landed on.")
+    fraud: bool = Field(description="Whether it was fraud; false withdraws an earlier report.")
+    reported_at: Timestamp = Field(description="When it was reported.")
+
+
+class Terminal(Contract):
+    """A terminal that cards can be used at; lands when there are new ones."""
+
+    terminal_id: str = Field(description="The provider's id.", str_length={"min_value": 1})
+
+
+class DocumentChange(Contract):
+    """A change of one of the shop's documents: a new text, or that it is gone."""
+
+    doc_id: str = Field(description="The document's id.", str_length={"min_value": 1})
+    text: str | None = Field(
+        description="The whole new text; none if it was deleted.",
+        str_length={"max_value": 1_000_000},
+    )
+    updated_at: Timestamp = Field(description="When it changed; the newest change counts.")
+    deleted: bool = Field(description="Whether the document is gone.")
+
+    @pandera.dataframe_check
+    @classmethod
+    def a_document_that_is_not_deleted_has_a_text(cls, data: pandera.PolarsData) -> pl.LazyFrame:
+        """Nothing but white space is no text."""
+        has_text = pl.col("text").str.contains(r"\S").fill_null(value=False)
+        return data.lazyframe.select(pl.col("deleted") | has_text)
+
+
 articles = Source(name="articles", contract=Article, key="article_id")
+# Landed files are changes, so a document may have several rows: what a row is, its place tells.
+documents = Source(name="documents", contract=DocumentChange, key="doc_id")
+transactions = Source(name="transactions", contract=Transaction, key="transaction_id")
+fraud_labels = Source(name="fraud_labels", contract=FraudLabel, key="transaction_id")
+terminals = Source(name="terminals", contract=Terminal, key="terminal_id")

@@ -63,8 +63,15 @@ def test_land_refuses_a_file_with_too_many_rejects_and_copies_nothing(
         (("land", "nothing", DAY, "x.jsonl"), "there is no source 'nothing'; there are: lines"),
         (("land", "lines", "2026-02-30", "x.jsonl"), "2026-02-30"),
         (("land", "lines", DAY, "missing.jsonl"), "missing.jsonl"),
-        (("dead-letters", "nothing"), "there is no job 'nothing'; there are: reversed_lines"),
+        (
+            ("dead-letters", "nothing"),
+            "there is no job 'nothing'; there are: newest_lines, reversed_lines",
+        ),
         (("dead-letters", "reversed_lines", "--partition", "../x"), "../x"),
+        (("dead-letters", "reversed_lines", "--partition", "all"), "'all' is not a date"),
+        (("dead-letters", "newest_lines", "--partition", DAY), "its only one is 'all'"),
+        (("rejects", "lines", "--partition", "../x"), "../x"),
+        (("rejects", "known_lines"), "there is no source 'known_lines'; there are: lines"),
         (("sql", "select * from nowhere"), 'relation "nowhere" does not exist'),
         (("sql", "create table x (a int)"), "read-only transaction"),
     ],
@@ -90,6 +97,7 @@ def test_rows_rejects_and_dead_letters_are_read_back(home: Path) -> None:
     rejected = overnight("rejects", "lines")
     assert "lines.jsonl" in rejected.output
     assert "bad" in rejected.output
+    assert "no rejects" in overnight("rejects", "lines", "--partition", "all").output
     dead = overnight("dead-letters", "reversed_lines")
     assert "told: on purpose" in dead.output
     assert (

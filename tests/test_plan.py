@@ -36,6 +36,7 @@ class Batch:
 class InputFile:
     input_id: int
     uri: str
+    source: str = "texts"
 
 
 @dataclass
@@ -59,6 +60,7 @@ def _batch(rows: list[tuple[int, int, str, str | None]]) -> Batch:
     good = [row for row in rows if row[3] is not None]
     bad = [
         {
+            "source": "texts",
             "file": f"file:///{number}.jsonl",
             "line": line,
             "key": key,
@@ -191,6 +193,7 @@ def test_the_same_row_again_is_rejected_naming_the_first(plan_of: Callable[..., 
     assert (plan.rows_in, plan.rejected) == (5, 2)
     assert plan.rejects.rows(named=True) == [
         {
+            "source": "texts",
             "file": file,
             "line": line,
             "key": "a",
@@ -255,33 +258,6 @@ def test_duplicate_keys_count_towards_the_limit(plan_of: Callable[..., Plan]) ->
     assert plan_of(rows, max_rejects=MaxRejects(share=0.5)).rejected == 2
     with pytest.raises(TooManyRejectsError, match="2 of 4"):
         plan_of(rows, max_rejects=MaxRejects(share=0.49))
-
-
-def test_a_row_with_several_faults_is_one_reject() -> None:
-    rejects = pl.DataFrame(
-        [{"file": "f", "line": 1, "key": "a", "column": c, "reason": "r"} for c in "xyz"],
-        schema=REJECTS_SCHEMA,
-    )
-
-    class OneRow:
-        inputs: list[Any] = []  # noqa: RUF012 - never changed
-
-        def batches(self) -> Iterator[Any]:
-            yield Batch(pl.DataFrame(schema={"id": pl.String}), rejects)
-
-    plan = build_plan(
-        OneRow(),
-        key="id",
-        prepare=prompt,
-        carry=[],
-        done=NOTHING,
-        published=NOTHING,
-        scratch=Path("unused"),
-        split_rows=1,
-        max_rejects=MaxRejects(share=1),
-    )
-    plan.close()
-    assert (plan.rows_in, plan.rejected, plan.rejects.height) == (1, 1, 3)
 
 
 @pytest.mark.parametrize(("share", "rows"), [(-0.1, None), (1.1, None), (0.5, -1)])

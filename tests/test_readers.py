@@ -78,11 +78,9 @@ def read(
     )
     if not batches:
         return pl.DataFrame(), pl.DataFrame(), reader
-    return (
-        pl.concat([batch.frame for batch in batches]),
-        pl.concat([batch.rejects for batch in batches]),
-        reader,
-    )
+    rejects = pl.concat([batch.rejects for batch in batches])
+    assert (rejects["source"] == source.name).all()
+    return pl.concat([batch.frame for batch in batches]), rejects.drop("source"), reader
 
 
 def rejects_of(store: Store, source: Source = ITEMS) -> list[tuple[Any, ...]]:

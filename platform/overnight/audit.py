@@ -1,4 +1,4 @@
-"""The audit: what is staged is held against what was read, before anyone can see it.
+"""The audit: what would be published is held against what was read, before anyone can see it.
 
 Every check runs in the database, over the very rows that would be published.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
+from overnight.contract import check_rows, polars_schema
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from overnight.job import InferenceJob
     from overnight.plan import Plan
     from overnight.results import Filled
-    from overnight.warehouse.stage import Stage
+    from overnight.warehouse.preview import Preview
 
 RECONCILIATION = "reconciliation"
 CONTRACT = "contract"
@@ -36,10 +40,12 @@ class Audit:
     """All checks of one partition; it may be published if each of them passed.
 
     Attributes:
-        published: input rows that would be published.
+        rows: rows of the table that readers would see.
+        published: input rows that they come from.
         checks: the outcomes, in the order in which they were made.
     """
 
+    rows: int
     published: int
     checks: tuple[Check, ...]
 
@@ -53,19 +59,20 @@ class Audit:
         return "; ".join(failed) or "every check passed"
 
 
-def audit(job: InferenceJob, plan: Plan, filled: Filled, stage: Stage) -> Audit:
-    """Hold what is staged against what was read."""
-    published = stage.count_distinct((job.source.key,))
-    staged = stage.count()
+def audit(job: InferenceJob, plan: Plan, filled: Filled, preview: Preview) -> Audit:
+    """Hold what readers would see against what was read."""
+    rows = preview.count()
+    published = preview.count_distinct((job.source.key,))
     one_to_one = job.output_key == (job.source.key,)
-    keys = published if one_to_one else stage.count_distinct(job.output_key)
+    keys = published if one_to_one else preview.count_distinct(job.output_key)
     return Audit(
+        rows=rows,
         published=published,
         checks=(
             _reconciliation(plan, filled, published),
-            _contract(job, staged, keys, filled),
+            _contract(job, rows, keys, filled, _over_partition(job, preview)),
             _dead_letter_share(job, plan, filled),
-            *_own(job, stage, staged),
+            *_own(job, preview, rows),
         ),
     )
 
@@ -76,7 +83,7 @@ def check_names(job: InferenceJob) -> dict[str, str]:
     return {
         RECONCILIATION: "Rows read = published + rejected + dead-lettered: none lost, none twice, "
         "none that came from nowhere. If it fails, it is a fault of the platform: report it.",
-        CONTRACT: f"Every staged row keeps the contract {job.output.__name__} and its key is "
+        CONTRACT: f"Every row keeps the contract {job.output.__name__} and its key is "
         "unique. Rows that break it are dead letters: see `overnight dead-letters`.",
         DEAD_LETTER_SHARE: "The share of rows that could not be inferred is at most "
         f"{job.max_dead_letter_share:.2%}. If it fails, read the reasons with "
@@ -105,23 +112,45 @@ def _reconciliation(plan: Plan, filled: Filled, published: int) -> Check:
     return Check(RECONCILIATION, passed=False, message=message, figures=figures)
 
 
-def _contract(job: InferenceJob, staged: int, keys: int, filled: Filled) -> Check:
+def _contract(
+    job: InferenceJob, rows: int, keys: int, filled: Filled, computed: Sequence[str]
+) -> Check:
     broken = filled.dead.filter(filled.dead["reason"].str.starts_with("contract:")).height
-    figures = {"staged": staged, "distinct_keys": keys, "broke_the_contract": broken}
-    if keys != staged:
+    figures = {"rows": rows, "distinct_keys": keys, "broke_the_contract": broken}
+    if keys != rows:
         return Check(
             CONTRACT,
             passed=False,
-            message=f"{staged - keys} of {staged} staged rows repeat a key {job.output_key}",
+            message=f"{rows - keys} of {rows} rows repeat a key {job.output_key}",
+            figures=figures,
+        )
+    if computed:
+        return Check(
+            CONTRACT,
+            passed=False,
+            message=f"what is computed over the partition breaks {job.output.__name__}: "
+            + "; ".join(computed),
             figures=figures,
         )
     return Check(
         CONTRACT,
         passed=True,
-        message=f"{staged} staged rows keep {job.output.__name__}; {broken} that broke it are "
-        "dead letters",
+        message=f"{rows} rows keep {job.output.__name__}; {broken} that broke it are dead letters",
         figures=figures,
     )
+
+
+def _over_partition(job: InferenceJob, preview: Preview) -> list[str]:
+    """What is wrong with the columns that were computed, the first value of each."""
+    declared = polars_schema(job.output)
+    schema = pl.Schema({name: declared[name] for name in job.over_partition})
+    wrong: dict[str, str] = {}
+    for frame in preview.batches(schema) if schema else ():
+        _, violations = check_rows(job.output, frame, only=job.over_partition)
+        for one in violations.unique("column").iter_rows(named=True):
+            told = f"column {one['column']} is {one['value'] or 'null'}: {one['reason']}"
+            wrong.setdefault(one["column"], told)
+    return list(wrong.values())
 
 
 def _dead_letter_share(job: InferenceJob, plan: Plan, filled: Filled) -> Check:
@@ -131,14 +160,12 @@ def _dead_letter_share(job: InferenceJob, plan: Plan, filled: Filled) -> Check:
     return _share(DEAD_LETTER_SHARE, filled.dead.height, accepted, share, limit, "dead letters")
 
 
-def _own(job: InferenceJob, stage: Stage, staged: int) -> list[Check]:
+def _own(job: InferenceJob, preview: Preview, rows: int) -> list[Check]:
     outcomes = []
     for check in job.checks:
-        broken = stage.count_where(check.breaks)
-        share = broken / staged if staged else 0.0
-        outcomes.append(
-            _share(check.name, broken, staged, share, check.max_share, check.description)
-        )
+        broken = preview.count_where(check.breaks)
+        share = broken / rows if rows else 0.0
+        outcomes.append(_share(check.name, broken, rows, share, check.max_share, check.description))
     return outcomes
 
 

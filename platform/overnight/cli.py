@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from overnight.landing import LandReport, Source
     from overnight.warehouse.connect import Warehouse
 
+_SHOWN_CHARACTERS = 160
+
 
 class _Group(click.Group):
     """Errors that a person can act on are shown as one message, not as a traceback."""
@@ -111,14 +113,17 @@ def url(*, tcp: bool, port: int) -> None:
 
 @main.command("dead-letters")
 @click.argument("job")
-@click.option("--partition", help="Only this day's.")
+@click.option("--partition", help="Only this day's, or `all` of a job without days.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
 def dead_letters(job: str, partition: str | None, limit: int) -> None:
     """Rows of JOB that could not be inferred, and why."""
+    declared = _job(job)
+    if partition is not None:
+        declared.check_partition(partition)
     _list_lineage(
         "SELECT partition_key, key, reason, run_id, machine, line "
         "FROM lineage.current_dead_letters WHERE job = :name",
-        _job(job).name,
+        declared.name,
         partition,
         limit,
         f"no dead letters of {job}",
@@ -127,18 +132,57 @@ def dead_letters(job: str, partition: str | None, limit: int) -> None:
 
 @main.command()
 @click.argument("source")
-@click.option("--partition", help="Only this day's.")
+@click.option("--partition", help="Only this day's, or `all` of a job without days.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
 def rejects(source: str, partition: str | None, limit: int) -> None:
     """Rows of SOURCE that broke its contract: file, line, column, value and reason."""
+    from overnight.landing import WHOLE, check_partition
+
+    declared = _source(source)
+    if partition not in (None, WHOLE):
+        check_partition(partition)
     _list_lineage(
         'SELECT DISTINCT partition_key, file, line, key, "column", value, reason '
         "FROM lineage.current_rejects WHERE source = :name",
-        _source(source).name,
+        declared.name,
         partition,
         limit,
         f"no rejects of {source}",
     )
+
+
+@main.command()
+@click.argument("question")
+@click.option("--table", help="Which published table; needed if several have embeddings.")
+@click.option("--limit", default=5, show_default=True, type=click.IntRange(1, 500))
+@click.option("--exact", is_flag=True, help="Compare with every row instead of using the index.")
+def search(question: str, table: str | None, limit: int, *, exact: bool) -> None:
+    """Find the published rows whose embeddings are nearest to QUESTION's.
+
+    The question is embedded by the same model as the table, which takes a moment to start.
+    """
+    from overnight.publication import published_table
+    from overnight.search import embed
+    from overnight.warehouse.vectors import nearest
+
+    job = _embedding_job(table)
+    with _warehouse() as warehouse:
+        with warehouse.connect() as connection:
+            known = sa.select(sa.func.to_regclass(f"published.{job.name}"))
+            if connection.execute(known).scalar() is None:
+                raise ConfigError(
+                    f"nothing is published in {job.name} yet: materialize that asset first"
+                )
+        vector = embed(job, question)
+        with warehouse.connect() as connection:
+            rows = nearest(
+                connection, published_table(job), job.indexes[0].column, vector, limit, exact=exact
+            )
+    if rows:
+        shown = [name for name in rows[0]._fields if name not in {"partition_key", "chunk_id"}]
+        show(shown, [[_brief(getattr(row, name)) for name in shown] for row in rows])
+    else:
+        click.echo(f"{job.name} has no rows")
 
 
 @main.command()
@@ -190,12 +234,7 @@ def _plain(value: object) -> str:
 
 
 def _list_lineage(query: str, name: str, partition: str | None, limit: int, none: str) -> None:
-    from overnight.landing import check_partition
-
-    where = ""
-    if partition is not None:
-        check_partition(partition)
-        where = " AND partition_key = :partition"
+    where = "" if partition is None else " AND partition_key = :partition"
     statement = sa.text(f"{query}{where} ORDER BY 1, line LIMIT :limit")
     with _warehouse() as warehouse, warehouse.connect() as connection:
         bound = {"name": name, "limit": limit}
@@ -245,8 +284,29 @@ def _job(name: str) -> InferenceJob:
     return known[name]
 
 
+def _embedding_job(table: str | None) -> InferenceJob:
+    if table is not None:
+        job = _job(table)
+        if not job.indexes:
+            raise ConfigError(f"{table} has no vectors to search")
+        return job
+    found = [job for job in _jobs() if job.indexes]
+    if len(found) != 1:
+        names = ", ".join(job.name for job in found) or "none"
+        raise ConfigError(f"name the table with --table; those with embeddings: {names}")
+    return found[0]
+
+
+def _brief(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 4)
+    return value[:_SHOWN_CHARACTERS] if isinstance(value, str) else value
+
+
 def _source(name: str) -> Source:
-    known = {job.source.name: job.source for job in _jobs()}
+    from overnight.landing import sources_of
+
+    known = sources_of(_jobs())
     if name not in known:
         raise ConfigError(f"there is no source {name!r}; there are: {', '.join(sorted(known))}")
     return known[name]

@@ -71,6 +71,12 @@ class ModelError(OvernightError):
     """A model is missing or is not the one that was declared."""
 
 
+class ModelInServiceError(ModelError):
+    """Another version of the model was put in service than the one judged against."""
+
+    retryable = True
+
+
 class EngineDied(OvernightError):  # noqa: N818 - an event the worker handles, not a fault of the caller
     """The engine is gone; everything it held is undecided."""
 
@@ -99,6 +105,10 @@ class WarehouseUnavailableError(OvernightError):
     """The warehouse did not answer within the bounded retries; says where it was tried."""
 
     retryable = True
+
+
+class StagingLostError(WarehouseUnavailableError):
+    """What was staged is gone, as after a crash of Postgres: it has to be staged again."""
 
 
 class PartitionBusyError(OvernightError):

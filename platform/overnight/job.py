@@ -6,30 +6,46 @@ is worked through is in `overnight.run`; when, in `overnight.orchestration`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import hashlib
-import inspect
-import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import polars as pl
+import sqlalchemy as sa
 
-from overnight.contract import columns, describe
+from overnight.contract import PG_DIALECT, columns, describe, has_row_checks, sql_table
 from overnight.errors import ConfigError
+from overnight.fingerprint import Fingerprint, digest, source_of
+from overnight.landing import WHOLE, check_partition, check_span
 from overnight.plan import MaxRejects
+from overnight.registry import RegistryRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import sqlalchemy as sa
-
     from overnight.contract import Contract
     from overnight.engines.base import EngineSpec
-    from overnight.landing import Source
+    from overnight.landing import DerivedSource, Source
+    from overnight.registry import Registry
+    from overnight.warehouse.vectors import VectorIndex
+
+__all__ = [
+    "FAILURE",
+    "WHOLE",
+    "Fingerprint",
+    "FrameFunction",
+    "InferenceJob",
+    "OutputCheck",
+    "digest",
+    "each_result",
+    "each_row",
+    "source_of",
+]
 
 FAILURE = "failure"
+Publish = Literal["replace", "merge"]
 
 
 class FrameFunction(Protocol):
@@ -100,7 +116,7 @@ class InferenceJob:
 
     Attributes:
         name: names the output table, the asset and the journal.
-        source: where rows come from.
+        source: where rows come from: landed as they are, or derived from what has landed.
         engine: what turns requests into results.
         prepare: source rows -> requests, one for each row.
         parse: results (with the carried source columns) -> output columns. Runs when rows are
@@ -113,12 +129,19 @@ class InferenceJob:
         max_rejects: how many source rows may break the input contract.
         max_dead_letter_share: the share of rows, 0 to 1, that may become dead letters.
         split_rows: the most rows that a worker is handed at once.
+        partitioned: whether its partitions are days; else `WHOLE` is the only one.
+        publish: `replace` puts a partition's rows in the place of those before; `merge` leaves
+            published rows that are still wanted untouched, and only takes away and adds.
+        over_partition: output columns that need the whole partition, such as a rank: given the
+            columns that `parse` returns, an SQL expression over the partition's rows. They are
+            computed when everything is staged, reused rows included.
+        indexes: indexes on the output table's vectors, made after the first publication.
         version: change it when a helper of `prepare` or `parse` changes what they do; their
             own source is watched.
     """
 
     name: str
-    source: Source
+    source: Source | DerivedSource
     engine: EngineSpec
     prepare: FrameFunction
     parse: FrameFunction
@@ -129,6 +152,12 @@ class InferenceJob:
     max_rejects: MaxRejects = field(default_factory=MaxRejects)
     max_dead_letter_share: float = 0.05
     split_rows: int = 2000
+    partitioned: bool = True
+    publish: Publish = "replace"
+    over_partition: Mapping[str, Callable[[Any], sa.ColumnElement[Any]]] = field(
+        default_factory=dict
+    )
+    indexes: tuple[VectorIndex, ...] = ()
     version: str = "1"
 
     def __post_init__(self) -> None:
@@ -144,6 +173,14 @@ class InferenceJob:
             )
         if self.split_rows < 1:
             raise ConfigError(f"job {self.name!r}: split_rows is {self.split_rows}, must be >= 1")
+        if self.publish not in get_args(Publish):
+            raise ConfigError(
+                f"job {self.name!r}: publish is {self.publish!r}, must be one of "
+                f"{', '.join(get_args(Publish))}"
+            )
+        if not self.partitioned:
+            check_span(self.source, WHOLE)
+        self._check_over_partition()
         source_columns = {column.name for column in columns(self.source.contract)}
         unknown = [name for name in self.carry if name not in source_columns]
         if unknown:
@@ -152,13 +189,81 @@ class InferenceJob:
                 f"{self.source.name!r} does not have; it has {sorted(source_columns)}"
             )
         output_columns = {column.name for column in columns(self.output)}
-        wanted = (*self.output_key, self.source.key)
+        wanted = (*self.output_key, self.source.key, *(index.column for index in self.indexes))
         missing = [name for name in wanted if name not in output_columns]
         if missing:
             raise ConfigError(
-                f"job {self.name!r}: the output contract {self.output.__name__} lacks the key "
+                f"job {self.name!r}: the output contract {self.output.__name__} lacks the "
                 f"column(s) {missing}; it has {sorted(output_columns)}"
             )
+
+    def _check_over_partition(self) -> None:
+        who = f"job {self.name!r}: over_partition"
+        computed = set(self.over_partition)
+        if unknown := sorted(computed - {column.name for column in columns(self.output)}):
+            raise ConfigError(f"{who} names {unknown}, which {self.output.__name__} does not have")
+        if taken := sorted(computed & {*self.output_key, self.source.key}):
+            raise ConfigError(f"{who} names the key column(s) {taken}, which rows must bring")
+        if computed and self.publish == "merge":
+            raise ConfigError(f"{who} needs every row to be staged: it cannot go with merge")
+        if computed and has_row_checks(self.output):
+            raise ConfigError(
+                f"{who} is computed after rows are checked, so {self.output.__name__} cannot have "
+                "checks on whole rows: use OutputCheck"
+            )
+        self._over_partition_sql()
+
+    def _over_partition_sql(self) -> dict[str, str]:
+        """What the expressions are in SQL."""
+        declared = sql_table(self.output, schema=None, name=self.name, metadata=sa.MetaData()).c
+        known = sa.table(self.name, *(sa.column(name, declared[name].type) for name in self.parsed))
+        texts = {}
+        for name, expression in self.over_partition.items():
+            try:
+                compiled = expression(known.c).compile(dialect=PG_DIALECT)
+            except Exception as error:
+                raise ConfigError(
+                    f"job {self.name!r}: over_partition[{name!r}] is no SQL expression over the "
+                    f"columns {self.parsed}: {type(error).__name__}: {error}"
+                ) from error
+            texts[name] = f"{compiled} {sorted(compiled.params.items())}"
+        return texts
+
+    @property
+    def parsed(self) -> list[str]:
+        """The output columns that `parse` returns, in the contract's order."""
+        return [c.name for c in columns(self.output) if c.name not in self.over_partition]
+
+    def check_partition(self, partition: str) -> str:
+        """Give back a partition key that the job has.
+
+        Raises:
+            ConfigError: if it has none of that name.
+        """
+        if self.partitioned:
+            return check_partition(partition)
+        if partition != WHOLE:
+            raise ConfigError(
+                f"job {self.name!r} has no daily partitions: its only one is {WHOLE!r}, not "
+                f"{partition!r}"
+            )
+        return partition
+
+    def pinned(self, registry: Registry) -> InferenceJob:
+        """The same job with the exact version of each of its engine's models.
+
+        Raises:
+            ModelError: if a model is missing, or none of its versions is in service.
+        """
+        if not dataclasses.is_dataclass(self.engine):
+            return self
+        pinned: dict[str, Any] = {}
+        for entry in dataclasses.fields(self.engine):
+            value = getattr(self.engine, entry.name)
+            if isinstance(value, RegistryRef):
+                pinned[entry.name] = value.pinned(registry)
+        engine: Any = dataclasses.replace(self.engine, **pinned) if pinned else self.engine
+        return dataclasses.replace(self, engine=engine)
 
     @property
     def output_key(self) -> tuple[str, ...]:
@@ -174,19 +279,27 @@ class InferenceJob:
     @property
     def code_version(self) -> str:
         """Digest of what the job's own code decides; the model's files are not read."""
-        return digest([source_of(self.prepare), self.output_version, self.engine.kind])
+        return digest([self.prepare_source, self.output_version, self.engine.kind])
+
+    @property
+    def prepare_source(self) -> str:
+        """The text of what makes a request of landed rows: `derive`, if it has one, `prepare`."""
+        derive = getattr(self.source, "derive", None)
+        functions = (self.prepare,) if derive is None else (derive, self.prepare)
+        return "\n".join(map(source_of, functions))
 
     @property
     def output_version(self) -> str:
-        """Digest of `parse` and the output contract."""
-        return digest(
-            {
-                "parse": source_of(self.parse),
-                "output": describe(self.output),
-                "key": self.output_key,
-                "version": self.version,
-            }
-        )
+        """Digest of `parse`, the output contract and what is computed over the partition."""
+        decided_by = {
+            "parse": source_of(self.parse),
+            "output": describe(self.output),
+            "key": self.output_key,
+            "version": self.version,
+        }
+        if self.over_partition:
+            decided_by["over_partition"] = self._over_partition_sql()
+        return digest(decided_by)
 
     def fingerprint(self) -> Fingerprint:
         """Digest of all that decides a result besides the row itself.
@@ -207,47 +320,5 @@ class InferenceJob:
             output_version=self.output_version,
             engine=self.engine.kind,
             identity=identity,
-            prepare_source=source_of(self.prepare),
+            prepare_source=self.prepare_source,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What a result depends on besides its row.
-
-    Attributes:
-        id: digest over model, parameters, engine kind and carried columns; names the journal.
-        output_version: digest over `parse` and the output contract: rows of a published
-            partition are taken over as they are only if this is the same too.
-        engine: the engine's kind.
-        identity: the engine's own account of model and parameters.
-        prepare_source: how requests are made, for lineage; what it makes of a row is part of
-            that row's input hash.
-    """
-
-    id: str
-    output_version: str
-    engine: str
-    identity: Mapping[str, Any]
-    prepare_source: str
-
-
-def digest(value: object) -> str:
-    """24 hex digits that name a JSON-able value."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.blake2b(canonical.encode(), digest_size=12).hexdigest()
-
-
-def source_of(function: Callable[..., Any]) -> str:
-    """The text of a function, the wrapped one if it is wrapped.
-
-    Raises:
-        ConfigError: if it was not defined in a file.
-    """
-    try:
-        return inspect.getsource(inspect.unwrap(function))
-    except (OSError, TypeError) as error:
-        raise ConfigError(
-            f"{function!r} has no source text: define `prepare` and `parse` as functions of a "
-            "module"
-        ) from error

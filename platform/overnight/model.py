@@ -14,6 +14,7 @@ from pathlib import Path
 
 from overnight.errors import ModelError
 
+_VERSION_DIGITS = 16
 _PATTERNS = ("*.safetensors", "*.json")
 _hashes: dict[tuple[str, int, int], str] = {}
 
@@ -25,6 +26,11 @@ class ResolvedModel:
     path: Path
     digest: str
     uri: str
+
+    @property
+    def version(self) -> str:
+        """The first digits of its digest: what people and tables call it."""
+        return short_digest(self.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,11 @@ class ModelRef:
             msg = f"model {path}: no such directory; put the model there or correct the path"
             raise ModelError(msg)
         return _download(self.uri, self.revision)
+
+
+def short_digest(digest: str) -> str:
+    """The first digits of `sha256:<hex>`: enough to name a model among its versions."""
+    return digest.removeprefix("sha256:")[:_VERSION_DIGITS]
 
 
 def directory_digest(path: Path) -> str:

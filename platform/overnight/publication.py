@@ -12,22 +12,24 @@ from overnight.contract import sql_table
 from overnight.job import digest
 from overnight.lineage.record import Counts
 from overnight.warehouse.publications import (
+    PUBLISHED_HASHES,
     current_publication,
     dead_letter_hashes,
     published_hashes,
 )
 from overnight.warehouse.publish import Publication
 from overnight.warehouse.schema import PUBLISHED
+from overnight.warehouse.stage import Stage
 from overnight.warehouse.table import add_key, system_columns
 
 if TYPE_CHECKING:
     from overnight.audit import Audit
     from overnight.job import Fingerprint, InferenceJob
+    from overnight.lineage.record import Attempt
     from overnight.plan import Plan
     from overnight.report import Inference
     from overnight.results import Filled
     from overnight.warehouse.connect import Warehouse
-    from overnight.warehouse.stage import Stage
 
 
 def published_table(job: InferenceJob) -> sa.Table:
@@ -39,7 +41,20 @@ def published_table(job: InferenceJob) -> sa.Table:
         metadata=sa.MetaData(),
         system_columns=system_columns(),
     )
+    if job.publish == "merge":
+        # Finds what goes without reading the rest, and what is there from the index alone.
+        sa.Index(
+            f"{job.name}_input_hash",
+            table.c.partition_key,
+            table.c["_input_hash"],
+            postgresql_include=["_input_id"],
+        )
     return add_key(table, job.output_key)
+
+
+def stage_of(warehouse: Warehouse, job: InferenceJob, attempt: Attempt) -> Stage:
+    """Where an attempt's rows wait for their audit."""
+    return Stage(warehouse, published_table(job), attempt, computed=tuple(job.over_partition))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +62,17 @@ class Earlier:
     """What the published table holds of a partition, as far as it can be taken over.
 
     Attributes:
-        hashes: `input_hash` of published rows and of their publication's dead letters.
-        dead: those dead letters, with the columns of `Filled.dead`.
+        rows: `input_hash` of published rows, and `_input_id`, the file it came from.
+        dead: dead letters of their publication, with the columns of `Filled.dead`.
     """
 
-    hashes: pl.DataFrame
+    rows: pl.DataFrame
     dead: pl.DataFrame
+
+    @property
+    def hashes(self) -> pl.DataFrame:
+        """`input_hash` of all of these."""
+        return pl.concat([self.rows.select("input_hash"), self.dead.select("input_hash")]).unique()
 
     @classmethod
     def read(
@@ -66,13 +86,11 @@ class Earlier:
                 fingerprint.id,
                 fingerprint.output_version,
             ):
-                return cls(pl.DataFrame(schema={"input_hash": pl.Binary}), dead.clear())
-            rows = published_hashes(connection, published_table(job), partition)
-        return cls(pl.concat([rows, dead.select("input_hash")]).unique(), dead)
+                return cls(PUBLISHED_HASHES.to_frame(), dead.clear())
+            return cls(published_hashes(connection, published_table(job), partition), dead)
 
 
 def publication(
-    job: InferenceJob,
     plan: Plan,
     filled: Filled,
     audited: Audit,
@@ -81,11 +99,12 @@ def publication(
     fingerprint: Fingerprint,
 ) -> Publication:
     """All that the publish transaction writes."""
-    inputs = sorted(file.digest for file in plan.inputs)
+    inputs = sorted((file.key.rpartition("/")[0], file.digest) for file in plan.inputs)
     return Publication(
         stage=stage,
         rows=filled.staged,
-        source=job.source.name,
+        kept=audited.rows - filled.staged,
+        kept_from=filled.kept_from,
         counts=Counts(
             rows_in=plan.rows_in,
             rejected=plan.rejected,

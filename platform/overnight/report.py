@@ -95,7 +95,8 @@ class PartitionReport:
         dead_lettered: rows that could not be inferred.
         inferred: rows that this attempt inferred.
         reused: rows that had been inferred before.
-        staged: rows of the output table; more than `published` where one input gives several.
+        staged: rows that this attempt wrote; others, published before, stayed in their place.
+        rows: rows of the output table; more than `published` where one input gives several.
         data_version: changes if and only if the published rows may have changed.
         seconds: seconds for each phase.
         sample: a few published rows.
@@ -112,6 +113,7 @@ class PartitionReport:
     inferred: int
     reused: int
     staged: int
+    rows: int
     data_version: str
     audit: Audit
     inference: Inference

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from overnight.job import InferenceJob
     from overnight.journal import Journal
     from overnight.plan import Plan
+    from overnight.publication import Earlier
+    from overnight.warehouse.preview import Preview
     from overnight.warehouse.stage import Stage
 
 PROVENANCE = pl.Schema(
@@ -46,6 +48,7 @@ class Filled:
         dead: dead letters: key, input_hash, reason, run_id, attempt, machine, _input_id, _line.
         inferred: rows that this attempt inferred, dead letters included.
         reused: rows taken over from an earlier attempt or publication.
+        kept_from: `_input_id`s of the files that published rows which stay came from.
         measures: for each row that this attempt inferred, the engine's own figures (`MEASURES`).
     """
 
@@ -53,6 +56,7 @@ class Filled:
     dead: pl.DataFrame
     inferred: int
     reused: int
+    kept_from: frozenset[int]
     measures: pl.DataFrame
 
 
@@ -62,9 +66,9 @@ def fill_stage(
     journal: Journal,
     stage: Stage,
     attempt: int,
-    earlier_dead: pl.DataFrame,
+    earlier: Earlier,
 ) -> Filled:
-    """Stage every wanted row that has a result.
+    """Stage every wanted row that has a result, unless it is published and stays.
 
     Args:
         job: says how to parse and what to hold the output against.
@@ -72,17 +76,21 @@ def fill_stage(
         journal: where results are.
         stage: where they go.
         attempt: whose rows count as inferred now.
-        earlier_dead: dead letters of the current publication, to be carried over where the
-            plan found them unchanged; columns as in `Filled.dead`.
+        earlier: what is published, to be taken over where the plan found it unchanged.
 
     Raises:
         ContractError: if `parse` does not give the columns that the contract declares.
     """
     taken = plan.wanted.filter(pl.col("state") == "published")
-    carried = earlier_dead.drop("_input_id", "_line").join(
+    carried = earlier.dead.drop("_input_id", "_line").join(
         taken.select("input_hash", "_input_id", "_line"), on="input_hash"
     )
-    staged = stage.reuse(taken.select("input_hash", "_input_id", "_line"))
+    stay = earlier.rows.join(taken, on="input_hash", how="semi").filter(job.publish == "merge")
+    if stay.height:
+        stage.keep(earlier.rows.join(stay, on="input_hash", how="anti"))
+        staged = 0
+    else:
+        staged = stage.reuse(taken.select("input_hash", "_input_id", "_line"))
     dead = [carried.select(DEAD_LETTERS.names())]
     measures: list[pl.DataFrame] = []
     inferred = 0
@@ -93,12 +101,15 @@ def fill_stage(
         good, bad = parsed(job, records)
         dead.append(bad)
         staged += stage.copy(good)
+    if job.over_partition:
+        stage.compute(job.over_partition)
     all_dead = pl.concat(dead)
     return Filled(
         staged=staged,
         dead=all_dead,
         inferred=inferred,
         reused=plan.wanted.height - inferred,
+        kept_from=frozenset(stay["_input_id"].unique()),
         measures=pl.concat(measures) if measures else pl.DataFrame(),
     )
 
@@ -127,7 +138,8 @@ def parsed(job: InferenceJob, records: pl.DataFrame) -> tuple[pl.DataFrame, pl.D
     output = output.with_columns(pl.col(FAILURE).cast(pl.String))
     unparsed = output.filter(pl.col(FAILURE).is_not_null())
     output = _typed(job, output.filter(pl.col(FAILURE).is_null()))
-    ok, violations = check_rows(job.output, output.select(polars_schema(job.output).names()))
+    only = job.parsed if job.over_partition else None
+    ok, violations = check_rows(job.output, output.select(job.parsed), only=only)
     broken = _reasons(output, violations, job.source.key)
     reasons = pl.concat([unparsed.select(key=job.source.key, reason=FAILURE), broken])
     provenance = finished.select(
@@ -156,12 +168,17 @@ def _records(plan: Plan, journal: Journal) -> Iterator[pl.DataFrame]:
 
 
 def _staged_schema(job: InferenceJob) -> pl.Schema:
-    return pl.Schema({**polars_schema(job.output), **PROVENANCE})
+    return pl.Schema({**_parsed_schema(job), **PROVENANCE})
+
+
+def _parsed_schema(job: InferenceJob) -> pl.Schema:
+    declared = polars_schema(job.output)
+    return pl.Schema({name: declared[name] for name in job.parsed})
 
 
 def _typed(job: InferenceJob, output: pl.DataFrame) -> pl.DataFrame:
     """Cast what Python inferred to what the contract declares."""
-    declared = polars_schema(job.output)
+    declared = _parsed_schema(job)
     if output.is_empty():
         return pl.DataFrame(schema=declared)
     missing = [name for name in declared.names() if name not in output.columns]
@@ -201,6 +218,6 @@ def _dead(records: pl.DataFrame, reason: pl.Expr) -> pl.DataFrame:
     )
 
 
-def sample(job: InferenceJob, stage: Stage, rows: int = 5) -> pl.DataFrame:
-    """A few staged rows, the contract's columns only."""
-    return stage.frame(rows).select([column.name for column in columns(job.output)])
+def sample(job: InferenceJob, preview: Preview, rows: int = 5) -> pl.DataFrame:
+    """A few rows that readers would see, the contract's columns only."""
+    return preview.frame(rows).select([column.name for column in columns(job.output)])

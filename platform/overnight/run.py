@@ -26,16 +26,18 @@ from overnight.errors import (
 )
 from overnight.job import digest
 from overnight.journal import Journal, collect
-from overnight.landing import Reader, check_partition
+from overnight.landing import reader_of
 from overnight.lineage import record
 from overnight.plan import build_plan
-from overnight.publication import Earlier, publication, published_table
+from overnight.publication import Earlier, publication, published_table, stage_of
+from overnight.registry import Registry
 from overnight.report import PartitionReport, Timings, measured
 from overnight.results import fill_stage, sample
+from overnight.scratch import scratch_folder
 from overnight.warehouse.publications import publications
 from overnight.warehouse.publish import publish
-from overnight.warehouse.stage import Stage
 from overnight.warehouse.table import ensure_table
+from overnight.warehouse.vectors import ensure_index
 from overnight.workers.actor import Assignment
 from overnight.workers.pool import Pool
 
@@ -62,7 +64,8 @@ class House:
         warehouse: where results are published.
         store: the landing zone and the journal.
         cluster: where workers run.
-        scratch: a local directory for what a run needs only while it lasts.
+        scratch: a local directory for what can be made again: a run's own files, and the
+            models that it fetched.
         journal_retention: how long journals are kept after their partition was published.
     """
 
@@ -71,6 +74,11 @@ class House:
     cluster: ClusterConfig
     scratch: Path
     journal_retention: dt.timedelta = dt.timedelta(days=7)
+
+    @property
+    def registry(self) -> Registry:
+        """The trained models in the store."""
+        return Registry(self.store, self.scratch / "models")
 
 
 def run_partition(
@@ -89,7 +97,7 @@ def run_partition(
 
     Args:
         job: what to infer.
-        partition: an ISO date.
+        partition: an ISO date; `overnight.job.WHOLE` of a job without daily partitions.
         run_id: names this run in lineage.
         house: where to read, infer and publish.
         report: called every few seconds while rows are inferred.
@@ -98,31 +106,37 @@ def run_partition(
     Raises:
         OvernightError: one of the family, by cause; nothing that was published has changed.
     """
-    check_partition(partition)
+    job.check_partition(partition)
+    job = job.pinned(house.registry)
     fingerprint = job.fingerprint()
     timings = Timings(clock)
-    with _attempt(job, partition, run_id, fingerprint, house) as attempt:
+    with (
+        _attempt(job, partition, run_id, fingerprint, house) as attempt,
+        scratch_folder(house.scratch, str(attempt.attempt)) as scratch,
+    ):
         journal = Journal(house.store.open(), job.name, fingerprint.id, partition)
         earlier = Earlier.read(house.warehouse, job, partition, fingerprint)
-        with timings("plan"), _keeping_rejects(house, attempt, job):
-            plan = _plan(job, partition, attempt, journal, earlier, house)
+        with timings("plan"), _keeping_rejects(house, attempt):
+            plan = _plan(job, partition, journal, earlier, house.store, scratch)
         with plan, _pool(job, fingerprint, house, report) as pool:
             with timings("infer"):
                 pool.infer(plan, _assignment(attempt, house))
-            with Stage(house.warehouse, published_table(job), attempt) as stage:
+            with stage_of(house.warehouse, job, attempt) as stage:
                 with timings("stage"):
-                    filled = fill_stage(job, plan, journal, stage, attempt.attempt, earlier.dead)
+                    filled = fill_stage(job, plan, journal, stage, attempt.attempt, earlier)
                 with timings("audit"):
-                    audited = audit(job, plan, filled, stage)
+                    audited = audit(job, plan, filled, stage.preview)
                 if not audited.passed:
                     # A crash of Postgres empties the stage: that is no fault of the rows.
                     stage.check_held(filled.staged)
                     raise AuditFailedError(audited)
                 inference = measured(plan, filled, pool.samples, timings.seconds["infer"])
-                rows = sample(job, stage)
+                rows = sample(job, stage.preview)
                 with timings("publish"):
-                    final = publication(job, plan, filled, audited, inference, stage, fingerprint)
+                    final = publication(plan, filled, audited, inference, stage, fingerprint)
                     publish(house.warehouse, final)
+                    for index in job.indexes:
+                        ensure_index(house.warehouse, stage.published, index)
     _collect_journals(job, house)
     return PartitionReport(
         job=job,
@@ -136,6 +150,7 @@ def run_partition(
         inferred=filled.inferred,
         reused=filled.reused,
         staged=filled.staged,
+        rows=audited.rows,
         data_version=str(final.data_version),
         audit=audited,
         inference=inference,
@@ -184,7 +199,7 @@ def _outcome(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _keeping_rejects(house: House, attempt: Attempt, job: InferenceJob) -> Iterator[None]:
+def _keeping_rejects(house: House, attempt: Attempt) -> Iterator[None]:
     """Rejects are on record even when there are too many of them to go on."""
     try:
         yield
@@ -193,7 +208,6 @@ def _keeping_rejects(house: House, attempt: Attempt, job: InferenceJob) -> Itera
         record.record_failure_rejects(
             house.warehouse,
             attempt,
-            source=job.source.name,
             rejects=rejects,
             counts=record.Counts(rejected=rejects.height),
         )
@@ -203,20 +217,19 @@ def _keeping_rejects(house: House, attempt: Attempt, job: InferenceJob) -> Itera
 def _plan(
     job: InferenceJob,
     partition: str,
-    attempt: Attempt,
     journal: Journal,
     earlier: Earlier,
-    house: House,
+    store: StoreConfig,
+    scratch: Path,
 ) -> Plan:
-    reader = Reader(house.store.open(), job.source, partition)
     plan = build_plan(
-        reader,
+        reader_of(store.open(), job.source, partition, scratch=scratch),
         key=job.source.key,
         prepare=job.prepare,
         carry=job.carried,
         done=journal.done(),
         published=earlier.hashes,
-        scratch=house.scratch / str(attempt.attempt),
+        scratch=scratch,
         split_rows=job.split_rows,
         max_rejects=job.max_rejects,
     )

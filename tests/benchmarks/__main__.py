@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from assets.models.lead_summarizer import PATH
 from tests.benchmarks import (
     bench_definitions,
+    bench_embeddings,
     bench_generate,
     bench_partition,
     bench_plumbing,
@@ -59,6 +60,7 @@ BENCHMARKS: dict[str, Callable[[Case], list[Figure]]] = {
     "generate": generate,
     "static_batches": bench_static_batches.figures,
     "partition": bench_partition.figures,
+    "embeddings": bench_embeddings.figures,
 }
 
 

@@ -9,12 +9,11 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 from tests.benchmarks.harness import Case, Figure, fresh, new_home
-
-if TYPE_CHECKING:
-    import polars as pl
 
 DAY = "2026-11-20"
 _FILES = 4
@@ -30,12 +29,21 @@ def figures(case: Case) -> list[Figure]:
             with new_home() as home:
                 write_landing(home, rows)
                 seen[rows].append(fresh("bench_plumbing:publish_rows", home=str(home), rows=rows))
+    with new_home() as home:
+        write_landing(home, large)
+        planned = fresh("bench_plumbing:plan_derived", home=str(home))
     peak = statistics.median(run["peak_mib"] for run in seen[large])
     each = {
         rows: 1e6 * statistics.median(run["seconds"] for run in runs) / rows
         for rows, runs in seen.items()
     }
     return [
+        Figure(
+            name=f"{large:,} landed rows of a derived source: memory to plan them, GB",
+            ours=f"{planned['peak_mib']:.0f} MiB in {planned['seconds']:.1f} s",
+            ratio=planned["peak_mib"] * 2**20 / 1e9,
+            most=1.0,
+        ),
         Figure(
             name=f"{large:,} rows: the driver's peak memory, GB",
             ours=f"{peak:.0f} MiB",
@@ -94,7 +102,35 @@ def publish_rows(home: str, rows: int) -> dict[str, Any]:
             seconds = time.perf_counter() - began
     if report.published != rows:
         raise RuntimeError(f"{report.published} rows were published instead of {rows}")
-    return {"seconds": seconds, "peak_mib": _peak_mib(), **report.seconds}
+    return {"seconds": seconds, "peak_mib": peak_mib(), **report.seconds}
+
+
+def plan_derived(home: str) -> dict[str, Any]:
+    """Plan a job over the newest row of each key; seconds and peak memory."""
+    from overnight.landing import WHOLE, reader_of
+    from overnight.plan import MaxRejects, build_plan
+    from overnight.store import StoreConfig
+    from tests.support.shop import newest_lines
+
+    path = Path(home)
+    job = newest_lines(prepare=texts)
+    store = StoreConfig((path / "store").as_uri()).open()
+    nothing = pl.DataFrame(schema={"input_hash": pl.Binary})
+    began = time.perf_counter()
+    with build_plan(
+        reader_of(store, job.source, WHOLE, scratch=path / "scratch"),
+        key=job.source.key,
+        prepare=job.prepare,
+        carry=job.carried,
+        done=nothing,
+        published=nothing,
+        scratch=path / "scratch",
+        split_rows=job.split_rows,
+        max_rejects=MaxRejects(),
+    ) as plan:
+        if not plan.rows_in:
+            raise RuntimeError("nothing was planned")
+    return {"seconds": time.perf_counter() - began, "peak_mib": peak_mib()}
 
 
 def texts(lines: pl.DataFrame) -> pl.Series:
@@ -107,7 +143,7 @@ def reversed_texts(results: pl.DataFrame) -> pl.DataFrame:
     return results.rename({"text": "reversed"})
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """The most memory that this process had resident, MiB."""
     status = Path("/proc/self/status").read_text()
     return next(int(at.split()[1]) for at in status.splitlines() if at.startswith("VmHWM")) / 1024

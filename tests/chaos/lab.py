@@ -90,10 +90,21 @@ class Lab:
         shop.write_lines(self.home, [*rows, "{broken"], day)
         return Landed({key: text[::-1] for key, text in texts.items()})
 
-    def publish(self, day: str, *, run_id: str = "before") -> None:
+    def land_changes(self, day: str, before: Landed, version: str) -> Landed:
+        """Land most rows as they were; every third has changed, some are gone, some are new."""
+        texts = {f"l{n}": f"{day} {version} {n}" for n in range(0, ROWS + 40, 3)}
+        texts = {**{key: text[::-1] for key, text in before.expected.items()}, **texts}
+        texts = {key: text for key, text in texts.items() if not key.endswith("7")}
+        rows: list[Any] = [
+            {"line_id": key, "text": text, "weight": int(key[1:])} for key, text in texts.items()
+        ]
+        shop.write_lines(self.home, [*rows, *(shop.line(1000 + n, "!fail") for n in (0, 1))], day)
+        return Landed({key: text[::-1] for key, text in texts.items()})
+
+    def publish(self, day: str, *, run_id: str = "before", **changes: Any) -> None:
         """Work the partition through in this process, as fast as it goes."""
         house = shop.house(self.warehouse, self.home)
-        run_partition(shop.reversing(), day, run_id=run_id, house=house)
+        run_partition(shop.reversing(**changes), day, run_id=run_id, house=house)
 
     def start(self, day: str, *arguments: str, run_id: str = "run") -> Step:
         """Start a step process."""
@@ -129,6 +140,15 @@ class Lab:
             "SELECT key FROM lineage.current_dead_letters WHERE partition_key = :day", day
         )
         return [key for (key,) in found]
+
+    def places(self, day: str) -> dict[str, str]:
+        """Where each published row lies: an UPDATE would put it elsewhere."""
+        found = self._read(
+            "SELECT line_id, ctid::text || xmin::text FROM published.reversed_lines "
+            "WHERE partition_key = :day",
+            day,
+        )
+        return dict(found)
 
     def attempts(self, day: str) -> list[str]:
         """How each attempt at the partition ended, in their order."""

@@ -31,10 +31,12 @@ STEP_SECONDS = 0.025
 PUBLISHED, FAILED, STALE, BUSY, RETRY = 0, 1, 3, 4, 75
 
 
-def job_of(log: Path | str, step_seconds: float = STEP_SECONDS) -> InferenceJob:
+def job_of(
+    log: Path | str, step_seconds: float = STEP_SECONDS, publish: str = "replace"
+) -> InferenceJob:
     """160 rows a second, in splits of 50."""
     engine = Traced(window=16, batch=BATCH, step_seconds=step_seconds, log=str(log))
-    return shop.reversing(engine=engine)
+    return shop.reversing(engine=engine, publish=publish)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", required=True)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--step-seconds", type=float, default=STEP_SECONDS)
+    parser.add_argument("--publish", default="replace")
     parser.add_argument("--gate-at", choices=("audit", "publish"), help="what to wait before")
     parser.add_argument("--gate", type=Path, help="the file to wait for")
     options = parser.parse_args(arguments)
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Warehouse.open(home=home.path) as warehouse:
             report = run.run_partition(
-                job_of(options.log, options.step_seconds),
+                job_of(options.log, options.step_seconds, options.publish),
                 options.day,
                 run_id=options.run_id,
                 house=_house(warehouse, home, options.workers),

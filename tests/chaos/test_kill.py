@@ -174,12 +174,12 @@ def kill(lab: Lab, victim: str, step: Step, log: Log, when: Moment) -> float | N
     return time.time()
 
 
-def retried(lab: Lab, day: str, step: Step) -> tuple[int, ...]:
+def retried(lab: Lab, day: str, step: Step, *arguments: str) -> tuple[int, ...]:
     """Start the step again as long as its end is one that passes; the exit codes."""
     codes = [step.wait()]
     while codes[-1] in {RETRY, _KILLED} and len(codes) < TRIES:
         print(step.output)  # noqa: T201
-        step = lab.start(day)
+        step = lab.start(day, *arguments)
         codes.append(step.wait())
     assert codes[-1] == PUBLISHED, step.output
     return tuple(codes)

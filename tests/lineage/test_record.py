@@ -120,12 +120,12 @@ def test_rejects_of_a_stopped_attempt_are_the_current_ones(warehouse: Warehouse)
     for line in (1, 2):
         attempt = start(warehouse, table)
         rejects = pl.DataFrame(
-            [("a.csv", line, "k", None, None, "bad")], schema=NO_REJECTS.schema, orient="row"
+            [("articles", "a.csv", line, "k", None, None, "bad")],
+            schema=NO_REJECTS.schema,
+            orient="row",
         )
         counts = Counts(rows_in=1, rejected=1)
-        record_failure_rejects(
-            warehouse, attempt, source="articles", rejects=rejects, counts=counts
-        )
+        record_failure_rejects(warehouse, attempt, rejects=rejects, counts=counts)
         finish_attempt(warehouse, attempt, outcome="failed", error="too many rejects")
     query = "SELECT line, source FROM lineage.current_rejects WHERE job = %s"
     assert read(warehouse, query, table.name) == [(2, "articles")]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.shop import reversing
+from tests.support.shop import newest_lines, reversing
 
-JOBS = (reversing(),)
+JOBS = (reversing(), newest_lines())

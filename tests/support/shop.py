@@ -8,15 +8,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from overnight.contract import Contract, Field
 from overnight.engines.trivial import TrivialEngine, TrivialReverse
 from overnight.home import Home
 from overnight.job import InferenceJob, OutputCheck, each_result, each_row
-from overnight.landing import Source
+from overnight.landing import DerivedSource, Lookback, Source
 from overnight.run import House
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import pyarrow as pa
@@ -107,6 +109,66 @@ def reversing(**changes: Any) -> InferenceJob:
                 max_share=0.5,
             ),
         ),
+        "split_rows": 50,
+    }
+    return InferenceJob(**{**settings, **changes})
+
+
+class Known(Contract):
+    """The newest line of each name."""
+
+    line_id: str = Field(description="Names the line.")
+    text: str = Field(description="What it says.")
+    versions: int = Field(description="How often it landed.", ge=1)
+
+
+class NewestLine(Contract):
+    """The newest line of each name, reversed."""
+
+    line_id: str = Field(description="Names the line.")
+    versions: int = Field(description="How often the line landed.")
+    reversed: str = Field(description="The text, last letter first.")
+
+
+def newest(_: str, frames: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """The line that landed last; one that says `nobody` has nobody to stand for it."""
+    place = pl.col("_input_id", "_line")
+    last = (
+        # Only what tells which is the newest is held in memory.
+        frames["lines"]
+        .select("line_id", "_day", place)
+        .group_by("line_id")
+        .agg(place.sort_by("_day", "_line").last(), versions=pl.len().cast(pl.Int64))
+        .drop("line_id")
+    )
+    nobody = pl.col("text") == "nobody"
+    return (
+        frames["lines"]
+        .join(last, on=["_input_id", "_line"])
+        .with_columns(
+            _reject_column=pl.when(nobody).then(pl.lit("text")),
+            _reject_reason=pl.when(nobody).then(pl.lit("stands for nobody")),
+        )
+    )
+
+
+def newest_lines(**changes: Any) -> InferenceJob:
+    """A job without daily partitions, over everything that has landed."""
+    settings: dict[str, Any] = {
+        "name": "newest_lines",
+        "source": DerivedSource(
+            name="known_lines",
+            contract=Known,
+            key="line_id",
+            inputs=(Lookback(source=lines, first=None),),
+            derive=newest,
+        ),
+        "engine": Paced(window=64, batch=16),
+        "prepare": text_of,
+        "parse": parse_reversed,
+        "output": NewestLine,
+        "partitioned": False,
+        "publish": "merge",
         "split_rows": 50,
     }
     return InferenceJob(**{**settings, **changes})

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import uuid
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import psutil
 import sqlalchemy as sa
 
 from overnight.lineage import record
@@ -32,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 NO_REJECTS = pl.DataFrame(
     schema={
+        "source": pl.String,
         "file": pl.String,
         "line": pl.Int64,
         "key": pl.String,
@@ -45,6 +48,7 @@ NO_DEAD_LETTERS = pl.DataFrame(schema=DEAD_LETTERS)
 
 @dataclass(frozen=True)
 class LandingFile:
+    source: str = "articles"
     input_id: int = 1
     uri: str = "s3://bucket/landing/articles/2026-11-21/a.jsonl"
     version: str = "v1"
@@ -60,7 +64,7 @@ def _quick_place() -> Path | None:
     return memory if roomy else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_home() -> Iterator[Path]:
     """A directory that the server's own user can reach as well, where tests run as root."""
     made = Path(tempfile.mkdtemp(prefix="overnight-test-", dir=_quick_place()))
@@ -128,7 +132,6 @@ def publication(stage: Stage, count: int, **other: Any) -> Publication:
         "stage": stage,
         "rows": count,
         "published": count,
-        "source": "articles",
         "counts": record.Counts(
             rows_in=count, rejected=0, reused=0, inferred=count, dead_lettered=0
         ),
@@ -160,3 +163,14 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Popen[s
         text=True,
         env={**os.environ, "PYTHONPATH": paths, **environment},
     )
+
+
+def kill_server(warehouse: Warehouse) -> None:
+    """kill -9 of the server and all of it, as when the machine's memory runs out."""
+    pid = warehouse.server_pid
+    assert pid is not None
+    processes = [psutil.Process(pid), *psutil.Process(pid).children()]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            os.kill(process.pid, signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=30)

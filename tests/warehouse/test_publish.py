@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -15,6 +13,7 @@ from overnight import crashpoints
 from overnight.errors import (
     ContractError,
     ReconciliationError,
+    StagingLostError,
     StaleAttemptError,
     WarehouseUnavailableError,
 )
@@ -26,12 +25,13 @@ from overnight.warehouse.publications import (
     published_hashes,
 )
 from overnight.warehouse.publish import publish
-from overnight.warehouse.stage import Stage, StagingLostError
+from overnight.warehouse.stage import Stage
 from tests.warehouse.helpers import (
     DAY,
     NO_DEAD_LETTERS,
     NO_REJECTS,
     hashed,
+    kill_server,
     new_table,
     publication,
     python,
@@ -79,7 +79,7 @@ def test_lineage_is_written_with_the_rows(warehouse: Warehouse) -> None:
     table = new_table(warehouse)
     attempt = start(warehouse, table)
     rejects = pl.DataFrame(
-        [("a.csv", 7, None, "price", "'x\0'", "not a number")],
+        [("articles", "a.csv", 7, None, "price", "'x\0'", "not a number")],
         schema=NO_REJECTS.schema,
         orient="row",
     )
@@ -218,10 +218,10 @@ def test_rows_are_reused_with_the_place_where_they_stand_now(warehouse: Warehous
         assert stage.reuse(again) == 2
         assert stage.reuse(again.clear()) == 0
         assert stage.copy(rows([9], "second", attempt)) == 1
-        assert stage.count() == 3
-        assert stage.count_distinct(["text"]) == 2
-        assert stage.count_where(lambda columns: columns.text == "first") == 2
-        assert stage.frame(2).height == 2
+        assert stage.preview.count() == 3
+        assert stage.preview.count_distinct(["text"]) == 2
+        assert stage.preview.count_where(lambda columns: columns.text == "first") == 2
+        assert stage.preview.frame(2).height == 2
         publish(warehouse, publication(stage, 3))
     finish_attempt(warehouse, attempt, outcome="published")
     query = (
@@ -299,17 +299,6 @@ def test_a_process_killed_at_any_point_leaves_old_or_new(home: Path) -> None:
 def mortal(home: Path) -> Iterator[Warehouse]:
     with Warehouse.open(home=home) as opened:
         yield opened
-
-
-def kill_server(warehouse: Warehouse) -> None:
-    """kill -9 of the server and all of it, as when the machine's memory runs out."""
-    pid = warehouse.server_pid
-    assert pid is not None
-    processes = [psutil.Process(pid), *psutil.Process(pid).children()]
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            os.kill(process.pid, signal.SIGKILL)
-    psutil.wait_procs(processes, timeout=30)
 
 
 @pytest.mark.parametrize("seed", [2, 5, 9, "before commit", "while committing"])

@@ -30,13 +30,15 @@ from overnight.contract.declare import (
     arrow_schema,
     columns,
     describe,
+    has_row_checks,
     polars_schema,
     table_comment,
 )
-from overnight.contract.sql_types import Vector
+from overnight.contract.sql_types import PG_DIALECT, Vector
 from overnight.contract.table import sql_table
 
 __all__ = [
+    "PG_DIALECT",
     "VIOLATION_SCHEMA",
     "ColumnDecl",
     "Contract",
@@ -47,6 +49,7 @@ __all__ = [
     "check_rows",
     "columns",
     "describe",
+    "has_row_checks",
     "polars_schema",
     "shown",
     "sql_table",

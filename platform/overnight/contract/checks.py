@@ -10,7 +10,7 @@ from overnight.contract.declare import Contract, polars_schema
 from overnight.errors import ConfigError, ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from pandera.api.checks import Check
 
@@ -37,12 +37,16 @@ _PHRASES = {
 }
 
 
-def check_rows(contract: type[Contract], frame: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
+def check_rows(
+    contract: type[Contract], frame: pl.DataFrame, *, only: Collection[str] | None = None
+) -> tuple[pl.Series, pl.DataFrame]:
     """Check every row of a frame against a contract.
 
     Args:
         contract: what the rows must be.
         frame: the contract's columns, of its dtypes, in any order. Other columns are ignored.
+        only: the columns to check, where others are not there yet; checks on whole rows are
+            left out then. All of them by default.
 
     Returns:
         `ok`: Boolean, one per row. `violations`: `row` (Int64, index in `frame`), `column`
@@ -54,16 +58,17 @@ def check_rows(contract: type[Contract], frame: pl.DataFrame) -> tuple[pl.Series
         ContractError: if a column is missing or of another dtype.
         ConfigError: if a check itself fails to run.
     """
-    _require_columns(contract, frame)
+    checked = [one for one in contract.__columns__ if only is None or one.name in only]
+    _require_columns(contract, checked, frame)
     found = [
         _violations(frame, column.name, mask, reason)
-        for column in contract.__columns__
+        for column in checked
         for mask, reason in _column_masks(contract, frame, column)
         if mask.any()
     ]
     found += [
         _violations(frame, None, mask, _reason(check))
-        for check in contract.__row_checks__
+        for check in (contract.__row_checks__ if only is None else ())
         if (mask := _failures(contract, check, frame, None)).any()
     ]
     if not found:
@@ -134,7 +139,7 @@ def _failures(
     contract: type[Contract], check: Check, frame: pl.DataFrame, column: str | None
 ) -> pl.Series:
     """Run one pandera check: True where a row breaks it."""
-    declared = frame.select(polars_schema(contract).names())
+    declared = frame.select(name for name in polars_schema(contract) if name in frame.columns)
     try:
         output = check(declared.lazy(), column).check_output.collect().to_series()
     except Exception as error:
@@ -169,8 +174,10 @@ def _plain(value: object) -> object:
     return value.to_list() if isinstance(value, pl.Series) else value
 
 
-def _require_columns(contract: type[Contract], frame: pl.DataFrame) -> None:
-    for column in contract.__columns__:
+def _require_columns(
+    contract: type[Contract], columns: Iterable[ColumnDecl], frame: pl.DataFrame
+) -> None:
+    for column in columns:
         found = frame.schema.get(column.name)
         if found != column.dtype:
             message = (

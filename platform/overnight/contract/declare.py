@@ -101,6 +101,11 @@ def columns(contract: type[Contract]) -> list[ColumnDecl]:
     return list(contract.__columns__)
 
 
+def has_row_checks(contract: type[Contract]) -> bool:
+    """Whether a contract has checks on whole rows, beyond those on single columns."""
+    return bool(contract.__row_checks__)
+
+
 def polars_schema(contract: type[Contract]) -> pl.Schema:
     """Give the names and dtypes that a frame under this contract has."""
     return pl.Schema({column.name: column.dtype for column in contract.__columns__})

@@ -79,7 +79,7 @@ class EngineSpec(Protocol):
         """The columns that a finished row brings, besides `row` and `failure`."""
 
     @property
-    def probe(self) -> str:
+    def probe(self) -> Any:
         """A request that any healthy engine answers: tells a broken engine from a bad row."""
 
     def identity(self) -> dict[str, Any]:

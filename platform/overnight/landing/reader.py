@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 INPUT_ID = "_input_id"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InputFile:
     """A landing file as it was read.
 
     Attributes:
+        source: the source it belongs to.
         input_id: 63 bits of the SHA-256 of `uri` and `digest`: names this content at this place.
         uri: where it is.
         key: its key in the store.
@@ -37,6 +38,7 @@ class InputFile:
         rows: the rows in it, rejected ones included.
     """
 
+    source: str
     input_id: int
     uri: str
     key: str
@@ -48,14 +50,15 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one file.
+    """Rows of a source.
 
     Attributes:
         frame: the contract's columns in its order, then `_input_id` and `_line` (Int64; in
             Parquet the row number): rows that keep the contract.
-        rejects: one line for each row that does not: `file`, `line` (Int64), `key` (null if it
-            cannot be read), `column` (null if it is about the row), `value` (`repr`, cut to 200
-            characters), `reason`; of several wrong columns the first, and how many.
+        rejects: one line for each row that does not: `source` (the landed one), `file`, `line`
+            (Int64), `key` (null if it cannot be read), `column` (null if it is about the row),
+            `value` (`repr`, cut to 200 characters), `reason`; of several wrong columns the
+            first, and how many.
     """
 
     frame: pl.DataFrame
@@ -127,8 +130,20 @@ class Reader:
                 rows += checked.frame.height + checked.rejects.height
                 origin = pl.lit(input_id, dtype=pl.Int64).alias(INPUT_ID)
                 columns = [*(name for name in checked.frame.columns if name != LINE), origin, LINE]
-                yield Batch(checked.frame.select(columns), checked.rejects)
-            file = InputFile(input_id, uri, entry.key, entry.version, copy.digest, copy.size, rows)
+                rejects = checked.rejects.select(
+                    pl.lit(self._source.name).alias("source"), pl.all()
+                )
+                yield Batch(checked.frame.select(columns), rejects)
+            file = InputFile(
+                source=self._source.name,
+                input_id=input_id,
+                uri=uri,
+                key=entry.key,
+                version=entry.version,
+                digest=copy.digest,
+                bytes=copy.size,
+                rows=rows,
+            )
         self.inputs.append(file)
 
     def _require_same_listing(self, entries: list[Entry]) -> None:

@@ -46,26 +46,35 @@ class Source:
 
     def __post_init__(self) -> None:
         """Refuse a declaration that could not be read."""
-        if not re.fullmatch(r"[a-z][a-z0-9_]{0,47}", self.name):
-            message = (
-                f"source name {self.name!r}: 1 to 48 lower-case letters, digits and underscores, "
-                "a letter first"
-            )
-            raise ConfigError(message)
-        declared = {column.name: column for column in columns(self.contract)}
-        if self.key not in declared:
-            message = (
-                f"source {self.name!r}: the key {self.key!r} is not a column of "
-                f"{self.contract.__name__}; it has {sorted(declared)}"
-            )
-            raise ConfigError(message)
-        key = declared[self.key]
-        if key.nullable or not (key.dtype == pl.String or key.dtype.is_integer()):
-            message = (
-                f"source {self.name!r}: the key {self.key!r} is {key.dtype}"
-                f"{', nullable' if key.nullable else ''}; a key is String or an integer, not null"
-            )
-            raise ConfigError(message)
+        check_declaration(self.name, self.contract, self.key)
+
+
+def check_declaration(name: str, contract: type[Contract], key: str) -> None:
+    """Refuse a source's name or key that cannot be used.
+
+    Raises:
+        ConfigError: if so; names it.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,47}", name):
+        message = (
+            f"source name {name!r}: 1 to 48 lower-case letters, digits and underscores, "
+            "a letter first"
+        )
+        raise ConfigError(message)
+    declared = {column.name: column for column in columns(contract)}
+    if key not in declared:
+        message = (
+            f"source {name!r}: the key {key!r} is not a column of "
+            f"{contract.__name__}; it has {sorted(declared)}"
+        )
+        raise ConfigError(message)
+    column = declared[key]
+    if column.nullable or not (column.dtype == pl.String or column.dtype.is_integer()):
+        message = (
+            f"source {name!r}: the key {key!r} is {column.dtype}"
+            f"{', nullable' if column.nullable else ''}; a key is String or an integer, not null"
+        )
+        raise ConfigError(message)
 
 
 def check_partition(partition: str) -> str:

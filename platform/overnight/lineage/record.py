@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
+from overnight.errors import ReconciliationError
 from overnight.lineage import tables
 from overnight.lineage.lease import PartitionLease
 from overnight.redact import redact
@@ -21,7 +22,7 @@ from overnight.warehouse.copy import copy_in
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     import polars as pl
 
@@ -34,6 +35,7 @@ __all__ = [
     "Input",
     "add_decision",
     "finish_attempt",
+    "keep_inputs",
     "record_dead_letters",
     "record_failure_rejects",
     "record_inputs",
@@ -96,6 +98,10 @@ class Counts:
 
 class Input(Protocol):
     """A landing file, as the reader describes it."""
+
+    @property
+    def source(self) -> str:
+        """The source that it belongs to."""
 
     @property
     def input_id(self) -> int:
@@ -233,7 +239,7 @@ def add_decision(warehouse: Warehouse, attempt: Attempt, decision: Mapping[str, 
 
 
 def record_failure_rejects(
-    warehouse: Warehouse, attempt: Attempt, *, source: str, rejects: pl.DataFrame, counts: Counts
+    warehouse: Warehouse, attempt: Attempt, *, rejects: pl.DataFrame, counts: Counts
 ) -> None:
     """Keeps the rejects of an attempt that stopped at its reject threshold.
 
@@ -241,7 +247,7 @@ def record_failure_rejects(
     """
     known = {name: count for name, count in counts.columns().items() if count is not None}
     with warehouse.begin() as connection:
-        record_rejects(connection, attempt, source=source, rejects=rejects)
+        record_rejects(connection, attempt, rejects)
         if known:
             connection.execute(
                 sa.update(tables.attempts)
@@ -250,26 +256,23 @@ def record_failure_rejects(
             )
 
 
-def record_rejects(
-    connection: sa.Connection, attempt: Attempt, *, source: str, rejects: pl.DataFrame
-) -> None:
+def record_rejects(connection: sa.Connection, attempt: Attempt, rejects: pl.DataFrame) -> None:
     """Writes rejects, in the caller's transaction.
 
     Args:
         connection: in whose transaction.
         attempt: the attempt that read them.
-        source: the source's name.
-        rejects: columns `file`, `line`, `key`, `column`, `value`, `reason`.
+        rejects: columns `source`, `file`, `line`, `key`, `column`, `value`, `reason`.
     """
     import polars as pl
 
     if rejects.is_empty():
         return
-    frame = rejects.select("file", "line", "key", "column", "value", "reason").with_columns(
+    names = ["source", "file", "line", "key", "column", "value", "reason"]
+    frame = rejects.select(names).with_columns(
         # Bad input may hold what a text column cannot.
         pl.col(pl.String).str.replace_all("\0", "\ufffd", literal=True),
         attempt=pl.lit(attempt.attempt),
-        source=pl.lit(source),
         job=pl.lit(attempt.job),
         partition_key=pl.lit(attempt.partition_key),
     )
@@ -307,15 +310,13 @@ def record_dead_letters(
     copy_in(connection, tables.dead_letters, frame)
 
 
-def record_inputs(
-    connection: sa.Connection, attempt: Attempt, *, source: str, inputs: Iterable[Input]
-) -> None:
+def record_inputs(connection: sa.Connection, attempt: Attempt, inputs: Iterable[Input]) -> None:
     """Writes the files a publication was made from, in the caller's transaction."""
     rows = [
         {
             "attempt": attempt.attempt,
             "input_id": file.input_id,
-            "source": source,
+            "source": file.source,
             "uri": redact(file.uri),
             "version": file.version,
             "digest": file.digest,
@@ -326,6 +327,39 @@ def record_inputs(
     ]
     if rows:
         connection.execute(sa.insert(tables.inputs), rows)
+
+
+def keep_inputs(
+    connection: sa.Connection, attempt: Attempt, *, before: int, input_ids: Collection[int]
+) -> None:
+    """Takes over files from an earlier publication, for rows of it that stay published.
+
+    Args:
+        connection: in whose transaction.
+        attempt: the attempt that publishes.
+        before: the attempt of the earlier publication.
+        input_ids: of the files; those that `attempt` has recorded itself stay as they are.
+
+    Raises:
+        ReconciliationError: if the earlier publication does not know one of them.
+    """
+    c = tables.inputs.c
+    own = sa.literal(attempt.attempt, sa.BigInteger)
+    wanted = sa.any_(sa.literal(list(input_ids), ARRAY(sa.BigInteger)))
+    rows = sa.select(*(own if column is c.attempt else column for column in c)).where(
+        c.attempt == before, c.input_id == wanted
+    )
+    taken = insert(tables.inputs).from_select(c.keys(), rows).on_conflict_do_nothing()
+    connection.execute(taken)
+    known = sa.select(c.input_id).where(c.attempt == attempt.attempt, c.input_id == wanted)
+    missing = set(input_ids) - set(connection.execute(known).scalars())
+    if missing:
+        message = (
+            f"Published rows of {attempt.job} {attempt.partition_key} stay that came from files "
+            f"which lineage.inputs does not know (_input_id {sorted(missing)[:5]}): was it "
+            "changed by hand? Nothing was published"
+        )
+        raise ReconciliationError(message)
 
 
 def _keep_fingerprint(connection: sa.Connection, record: FingerprintRecord) -> None:

@@ -40,7 +40,7 @@ def _attempt(*, key: bool = False) -> sa.Column[Any]:
 def _job() -> tuple[sa.Column[Any], sa.Column[Any]]:
     return (
         _col("job", sa.Text, "The inference job"),
-        _col("partition_key", sa.Text, "The partition, an ISO date"),
+        _col("partition_key", sa.Text, "The partition: a date, or all"),
     )
 
 
@@ -161,7 +161,7 @@ dead_letters = sa.Table(
 partitions = sa.Table(
     "partitions", METADATA,
     _col("job", sa.Text, "The inference job", primary_key=True),
-    _col("partition_key", sa.Text, "The partition, an ISO date", primary_key=True),
+    _col("partition_key", sa.Text, "The partition: a date, or all", primary_key=True),
     _col("token", sa.BigInteger, "The newest attempt; only this one may publish"),
     _col("published_attempt", sa.BigInteger, "The attempt whose rows readers see", null=True),
     _col("published_at", sa.DateTime(timezone=True), "When they came to see them", null=True),

@@ -15,5 +15,12 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 from overnight.orchestration.asset import DAILY_START, inference_asset  # noqa: E402
 from overnight.orchestration.source import model_asset, source_asset  # noqa: E402
+from overnight.orchestration.trained_model import trained_model_asset  # noqa: E402
 
-__all__ = ["DAILY_START", "inference_asset", "model_asset", "source_asset"]
+__all__ = [
+    "DAILY_START",
+    "inference_asset",
+    "model_asset",
+    "source_asset",
+    "trained_model_asset",
+]

@@ -7,9 +7,10 @@ from typing import Any
 import dagster as dg
 
 from overnight.audit import Check, check_names
-from overnight.errors import AuditFailedError, OvernightError
-from overnight.job import InferenceJob
+from overnight.errors import AuditFailedError, ConfigError, OvernightError
+from overnight.job import WHOLE, InferenceJob
 from overnight.orchestration import metadata
+from overnight.orchestration.dependencies import job_deps
 from overnight.orchestration.source import description
 from overnight.progress import Reporter, foreground_terminal
 from overnight.report import PartitionReport
@@ -22,24 +23,40 @@ RETRY_WAIT_S = 2
 def inference_asset(
     job: InferenceJob,
     *,
-    partitions: dg.DailyPartitionsDefinition,
-    hour: int,
+    partitions: dg.TimeWindowPartitionsDefinition | None = None,
+    hour: int | None = None,
+    timezone: str | None = None,
+    automation_condition: dg.AutomationCondition[Any] | None = None,
     group: str,
-    depends_on: Sequence[str] = (),
+    depends_on: Sequence[str | dg.AssetDep] = (),
     owners: Sequence[str] = (),
     pool: str | None = None,
 ) -> dg.Definitions:
     """The asset of a job's output table, its job and its schedule.
 
+    It depends on the landed sources behind the job's source, with the days that are read of
+    each, and on the trained models that its engine uses.
+
     Args:
         job: what to infer; needs the resources `warehouse`, `store` and `cluster`.
-        partitions: one partition a day, in a named time zone.
-        hour: of the day, in that time zone, at which the day that has ended is run.
+        partitions: one partition a day, in a named time zone; None for a job without any.
+        hour: of the day at which the day that has ended (or the whole) is run; None for no
+            schedule.
+        timezone: the hour's, for a job without partitions.
+        automation_condition: when Dagster should run it by itself.
         group: the asset group in the UI.
-        depends_on: assets beyond the source, such as the model.
+        depends_on: further assets, such as a model that is not trained here.
         owners: who answers for the table, `team:name` or an e-mail address.
         pool: Dagster's concurrency pool.
+
+    Raises:
+        ConfigError: if job and asset do not agree on having partitions.
     """
+    if job.partitioned != (partitions is not None):
+        raise ConfigError(
+            f"job {job.name!r} has partitioned={job.partitioned}, its asset has "
+            f"partitions={partitions!r}: give both or neither"
+        )
     checks = check_names(job)
 
     @dg.asset(
@@ -47,7 +64,7 @@ def inference_asset(
         partitions_def=partitions,
         group_name=group,
         description=description(job.output),
-        deps=[job.source.name, *depends_on],
+        deps=job_deps(job, partitions, depends_on),
         metadata=metadata.of_job(job),
         kinds={"postgres", job.engine.kind.split(".")[0]},
         owners=list(owners),
@@ -56,7 +73,10 @@ def inference_asset(
             dg.AssetCheckSpec(name, asset=job.name, description=meaning, blocking=True)
             for name, meaning in checks.items()
         ],
-        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+        automation_condition=automation_condition,
+        backfill_policy=(
+            dg.BackfillPolicy.multi_run(max_partitions_per_run=1) if job.partitioned else None
+        ),
         retry_policy=dg.RetryPolicy(
             max_retries=RETRIES, delay=RETRY_WAIT_S, backoff=dg.Backoff.EXPONENTIAL
         ),
@@ -67,9 +87,9 @@ def inference_asset(
         try:
             report, total_rows = _run(job, context)
         except AuditFailedError as error:
-            yield from _check_results(error.audit.checks)
+            yield from check_results(error.audit.checks)
             raise dg.Failure(
-                f"nothing was published for {context.partition_key}: {error}", allow_retries=False
+                f"nothing was published for {_partition(context)}: {error}", allow_retries=False
             ) from error
         except OvernightError as error:
             if error.retryable:
@@ -78,23 +98,42 @@ def inference_asset(
         yield dg.MaterializeResult(
             metadata=metadata.of_partition(report, total_rows),
             data_version=dg.DataVersion(report.data_version),
-            check_results=list(_check_results(report.audit.checks)),
+            check_results=list(check_results(report.audit.checks)),
         )
 
     asset_job = dg.define_asset_job(f"{job.name}_job", selection=[asset])
-    return dg.Definitions(
-        assets=[asset],
-        jobs=[asset_job],
-        schedules=[
-            dg.build_schedule_from_partitioned_job(
-                asset_job,
-                name=f"{job.name}_schedule",
-                hour_of_day=hour,
-                minute_of_hour=0,
-                description=f"Runs {job.name} at {hour}:00 for the day that has just ended.",
-            )
-        ],
+    schedules = [] if hour is None else [_schedule(asset_job, job.name, partitions, hour, timezone)]
+    return dg.Definitions(assets=[asset], jobs=[asset_job], schedules=schedules)
+
+
+def _schedule(
+    asset_job: Any,
+    name: str,
+    partitions: dg.TimeWindowPartitionsDefinition | None,
+    hour: int,
+    timezone: str | None,
+) -> Any:
+    if partitions is None:
+        if timezone is None:
+            raise ConfigError(f"job {name!r}: a schedule at {hour}:00 needs a timezone")
+        return dg.ScheduleDefinition(
+            job=asset_job,
+            name=f"{name}_schedule",
+            cron_schedule=f"0 {hour} * * *",
+            execution_timezone=timezone,
+            description=f"Runs {name} at {hour}:00.",
+        )
+    return dg.build_schedule_from_partitioned_job(
+        asset_job,
+        name=f"{name}_schedule",
+        hour_of_day=hour,
+        minute_of_hour=0,
+        description=f"Runs {name} at {hour}:00 for the day that has just ended.",
     )
+
+
+def _partition(context: dg.AssetExecutionContext) -> str:
+    return context.partition_key if context.has_partition_key else WHOLE
 
 
 def _run(job: InferenceJob, context: dg.AssetExecutionContext) -> tuple[PartitionReport, int]:
@@ -111,12 +150,13 @@ def _run(job: InferenceJob, context: dg.AssetExecutionContext) -> tuple[Partitio
             scratch=resources.store.scratch,
         )
         report = run_partition(
-            job, context.partition_key, run_id=context.run.run_id, house=house, report=reporter
+            job, _partition(context), run_id=context.run.run_id, house=house, report=reporter
         )
         return report, warehouse.rows_in("published", job.name)
 
 
-def _check_results(checks: Sequence[Check]) -> Iterator[dg.AssetCheckResult]:
+def check_results(checks: Sequence[Check]) -> Iterator[dg.AssetCheckResult]:
+    """Outcomes of checks, as Dagster shows them."""
     for check in checks:
         yield dg.AssetCheckResult(
             check_name=check.name,

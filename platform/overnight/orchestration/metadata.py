@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from overnight.contract import columns
+from overnight.landing import landed_sources
 from overnight.orchestration import plots
 from overnight.orchestration.source import column_schema
 from overnight.report import QUANTILES
@@ -31,15 +32,22 @@ def of_job(job: InferenceJob) -> dict[str, Any]:
 
 
 def column_lineage(job: InferenceJob) -> dg.TableColumnLineage:
-    """Columns that are carried come from their namesakes; the others from the source as a whole."""
-    source = dg.AssetKey(job.source.name)
-    of_source = [column.name for column in columns(job.source.contract)]
+    """Columns that are carried come from their namesakes; the others from all that is read.
+
+    Of a derived source, that is what has landed.
+    """
+    landed = [
+        dg.TableColumnDep(asset_key=dg.AssetKey(source.name), column_name=column.name)
+        for source in landed_sources(job.source)
+        for column in columns(source.contract)
+    ]
+    carried = {column.name for column in columns(job.source.contract)}
     return dg.TableColumnLineage(
         deps_by_column={
             column.name: [
-                dg.TableColumnDep(asset_key=source, column_name=name)
-                for name in ([column.name] if column.name in of_source else of_source)
+                dep for dep in landed if column.name in carried and dep.column_name == column.name
             ]
+            or landed
             for column in columns(job.output)
         }
     )
@@ -55,7 +63,7 @@ def of_partition(report: PartitionReport, total_rows: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         **of_job(report.job),
         "dagster/row_count": total_rows,
-        "dagster/partition_row_count": report.staged,
+        "dagster/partition_row_count": report.rows,
         "rows_in": report.rows_in,
         "published": report.published,
         "rejected": report.rejected,

@@ -1,4 +1,4 @@
-"""Two small plots of a partition, as Markdown that the Dagster UI shows."""
+"""Small plots of a partition, as Markdown that the Dagster UI shows."""
 
 from __future__ import annotations
 
@@ -49,6 +49,19 @@ def output_length(lengths: pl.DataFrame) -> str:
         axes.set_ylabel("rows")
 
     return _markdown("output length", draw)
+
+
+def precision_recall(precision: Sequence[float], recall: Sequence[float]) -> str:
+    """The precision-recall curve, from the highest score down; each value 0 to 1."""
+
+    def draw(axes: Any) -> None:
+        axes.step(recall, precision, where="post", color="#4f43dd", linewidth=1.5)
+        axes.set_xlabel("recall")
+        axes.set_ylabel("precision")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+
+    return _markdown("precision-recall curve", draw)
 
 
 def _markdown(title: str, draw: Callable[[Any], None]) -> str:

@@ -41,7 +41,7 @@ _INDEX_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 
 class Reads(Protocol):
-    """What is planned: `overnight.landing.Reader`."""
+    """What is planned: `overnight.landing.reader_of` makes one."""
 
     @property
     def inputs(self) -> Sequence[InputFile]:
@@ -167,7 +167,7 @@ class _Planner:
         self._index.clear()
         rows_in = index.height + tally.rows
         duplicates = duplicate_keys(index, inputs, self._key)
-        tally.add(duplicates.drop("_read"), rows=duplicates.height)
+        tally.add(duplicates.drop("_read"))
         rejects = tally.finish(rows_in)
         accepted = index
         if duplicates.height:  # seldom, and the join copies everything

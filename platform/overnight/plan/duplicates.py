@@ -44,8 +44,9 @@ def duplicate_keys(index: pl.DataFrame, inputs: list[InputFile], key: str) -> pl
         return pl.when(use_other).then(f"{column}_other").otherwise(f"{column}_first")
 
     names = pl.DataFrame(
-        {"_id": [i.input_id for i in inputs], "_uri": [i.uri for i in inputs]},
-        schema={"_id": pl.Int64, "_uri": pl.String},
+        [(file.input_id, file.uri, file.source) for file in inputs],
+        schema={"_id": pl.Int64, "_uri": pl.String, "source": pl.String},
+        orient="row",
     )
     place_named = pl.format("{}:{}", pl.col("named_uri"), named("_line"))
     reason = (
@@ -58,7 +59,7 @@ def duplicate_keys(index: pl.DataFrame, inputs: list[InputFile], key: str) -> pl
         .with_columns(named("_input_id").alias("_named_id"))
         .join(names, left_on="_input_id", right_on="_id", how="left", maintain_order="left")
         .join(
-            names.rename({"_uri": "named_uri"}),
+            names.select("_id", named_uri="_uri"),
             left_on="_named_id",
             right_on="_id",
             how="left",
@@ -66,6 +67,7 @@ def duplicate_keys(index: pl.DataFrame, inputs: list[InputFile], key: str) -> pl
         )
         .select(
             "_read",
+            "source",
             pl.col("_uri").alias("file"),
             pl.col("_line").alias("line"),
             "key",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REJECTS_SCHEMA = {
+    "source": pl.String,
     "file": pl.String,
     "line": pl.Int64,
     "key": pl.String,
@@ -58,15 +59,15 @@ class RejectTally:
         self._kept = pl.DataFrame(schema=REJECTS_SCHEMA)
         self.rows = 0
 
-    def add(self, rejects: pl.DataFrame, rows: int | None = None) -> None:
-        """Count the rows of some rejects: by default each (file, line) once.
+    def add(self, rejects: pl.DataFrame) -> None:
+        """Count some rejects, one line for each row.
 
         Raises:
             TooManyRejectsError: once there are more rows than may be, whatever else is read.
         """
         if rejects.is_empty():
             return
-        self.rows += rejects.n_unique(["file", "line"]) if rows is None else rows
+        self.rows += rejects.height
         if self._kept.height < KEPT:
             rejects = rejects.select(REJECTS_SCHEMA.keys()).cast(REJECTS_SCHEMA)  # type: ignore[arg-type]
             self._kept = pl.concat([self._kept, rejects.head(KEPT - self._kept.height)])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEAD_LETTERS",
+    "PUBLISHED_HASHES",
     "CurrentPublication",
     "current_publication",
     "dead_letter_hashes",
@@ -42,6 +43,8 @@ DEAD_LETTERS = pl.Schema(
     }
 )
 """Dead letters as a frame: `attempt` is the one that tried."""
+
+PUBLISHED_HASHES = pl.Schema({"input_hash": pl.Binary, "_input_id": pl.Int64})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +91,12 @@ def current_publication(
 def published_hashes(
     connection: sa.Connection, table: sa.Table, partition_key: str
 ) -> pl.DataFrame:
-    """The input hashes of the published rows: one column `input_hash`, unique."""
+    """What the published rows were made of: `input_hash` (unique), and `_input_id`, its file."""
     query = (
-        f"SELECT DISTINCT encode(_input_hash, 'hex') FROM {quoted(table)} "  # noqa: S608 - a quoted identifier
-        "WHERE partition_key = %s"
+        "SELECT DISTINCT encode(_input_hash, 'hex'), _input_id "  # noqa: S608 - quoted
+        f"FROM {quoted(table)} WHERE partition_key = %s"
     )
-    return copy_out(connection, query, [partition_key], {"input_hash": pl.Binary})
+    return copy_out(connection, query, [partition_key], PUBLISHED_HASHES)
 
 
 def dead_letter_hashes(connection: sa.Connection, job: str, partition_key: str) -> pl.DataFrame:

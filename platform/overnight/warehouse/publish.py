@@ -16,17 +16,22 @@ import sqlalchemy as sa
 from overnight import crashpoints
 from overnight.errors import (
     ReconciliationError,
+    StagingLostError,
     StaleAttemptError,
     WarehouseUnavailableError,
 )
 from overnight.lineage import tables
-from overnight.lineage.record import record_dead_letters, record_inputs, record_rejects
-from overnight.warehouse.stage import KEEP_ROWCOUNT, StagingLostError
-from overnight.warehouse.table import quoted
+from overnight.lineage.record import (
+    keep_inputs,
+    record_dead_letters,
+    record_inputs,
+    record_rejects,
+)
+from overnight.warehouse.stage import KEEP_ROWCOUNT
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import polars as pl
 
@@ -51,8 +56,9 @@ class Publication:
 
     Attributes:
         stage: where the audited rows are.
-        rows: how many rows the audit counted there.
-        source: the source's name.
+        rows: how many rows were staged.
+        kept: how many published rows stay, as the audit counted them.
+        kept_from: the `_input_id`s of the files that these came from.
         counts: what became of the input rows; all of them known by now.
         published: input rows that become visible; more than one row may come from each.
         inputs: the landing files.
@@ -64,7 +70,8 @@ class Publication:
 
     stage: Stage
     rows: int
-    source: str
+    kept: int = 0
+    kept_from: Collection[int] = ()
     counts: Counts
     published: int
     inputs: Sequence[Input]
@@ -140,8 +147,8 @@ def _transact(connection: sa.Connection, publication: Publication) -> Published:
             published_at=fence.published_at,
         )
     _refuse_stale(connection, attempt, fence.token)
-    replaced = _replace_rows(connection, publication)
-    published_at = _record(connection, publication)
+    replaced = _exchange_rows(connection, publication)
+    published_at = _record(connection, publication, before=fence.published_attempt)
     for write in publication.also:
         write(connection)
     return Published(
@@ -188,35 +195,46 @@ def _refuse_stale(connection: sa.Connection, attempt: Attempt, token: int) -> No
     raise StaleAttemptError(message)
 
 
-def _replace_rows(connection: sa.Connection, publication: Publication) -> int:
-    """Puts the staged rows in the place of the partition's; returns how many there were."""
+def _exchange_rows(connection: sa.Connection, publication: Publication) -> int:
+    """Puts the staged rows in the place of those that go; returns how many went."""
     stage, table = publication.stage, publication.stage.published
-    lost = (
-        f"{stage.table.fullname} held {publication.rows} audited rows and now holds {{found}}: "
-        "Postgres was restarted; stage again"
-    )
-    known = sa.select(sa.func.to_regclass(quoted(stage.table)).is_not(None))
-    if not connection.execute(known).scalar_one():
-        raise StagingLostError(lost.format(found="none"))
+    stage.require_held(connection, publication.rows)
+    partition = table.c.partition_key == publication.attempt.partition_key
+    removal = sa.delete(table).where(partition)
+    if stage.gone is not None:
+        removal = removal.where(table.c["_input_hash"].in_(sa.select(stage.gone.c.input_hash)))
+    removed = connection.execute(removal).rowcount
     names = [column.name for column in table.columns]
-    there = table.c.partition_key == publication.attempt.partition_key
-    replaced = connection.execute(sa.delete(table).where(there)).rowcount
     rows = sa.select(*(stage.table.c[name] for name in names))
     insertion = sa.insert(table).from_select(names, rows)
     inserted = connection.execute(insertion, execution_options=KEEP_ROWCOUNT).rowcount
-    if inserted == 0 < publication.rows:
-        raise StagingLostError(lost.format(found=inserted))
+    where = f"{table.fullname}, partition {publication.attempt.partition_key}"
     if inserted != publication.rows:
         message = (
-            f"{publication.rows} rows were audited and {inserted} are staged for {table.fullname}, "
-            f"partition {publication.attempt.partition_key}: nothing was published"
+            f"{publication.rows} rows were audited and {inserted} are staged for {where}: nothing "
+            "was published"
         )
         raise ReconciliationError(message)
-    return replaced
+    if stage.gone is not None:
+        seen = connection.execute(
+            sa.select(sa.func.count()).select_from(table).where(partition)
+        ).scalar_one()
+        if seen != publication.kept + inserted:
+            message = (
+                f"{publication.kept} rows were to stay in {where}, and {seen - inserted} would: "
+                "it was changed by others meanwhile; nothing was published, run it again"
+            )
+            raise ReconciliationError(message)
+    return removed
 
 
-def _record(connection: sa.Connection, publication: Publication) -> dt.datetime:
-    """Writes the lineage of the publication; returns when it took place."""
+def _record(
+    connection: sa.Connection, publication: Publication, *, before: int | None
+) -> dt.datetime:
+    """Writes the lineage of the publication; returns when it took place.
+
+    `before` is the attempt whose publication it follows.
+    """
     attempt = publication.attempt
     counts = publication.counts.columns()
     run = (
@@ -240,8 +258,10 @@ def _record(connection: sa.Connection, publication: Publication) -> dt.datetime:
         .returning(tables.runs.c.published_at)
     )
     published_at: dt.datetime = connection.execute(run).scalar_one()
-    record_inputs(connection, attempt, source=publication.source, inputs=publication.inputs)
-    record_rejects(connection, attempt, source=publication.source, rejects=publication.rejects)
+    record_inputs(connection, attempt, publication.inputs)
+    if before is not None:
+        keep_inputs(connection, attempt, before=before, input_ids=publication.kept_from)
+    record_rejects(connection, attempt, publication.rejects)
     record_dead_letters(connection, attempt, publication.dead_letters)
     connection.execute(
         sa.update(tables.attempts)

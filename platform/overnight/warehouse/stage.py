@@ -3,13 +3,15 @@
 One table per attempt, unlogged: it costs no write-ahead log, and a crash of Postgres empties
 it. That is allowed, because everything in it can be staged again from the journal and the
 published table; `publish` notices an emptied one.
+
+A stage may also leave published rows in their place (`keep`); it then holds new rows only. What
+readers would see of the partition is its `preview`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -18,22 +20,22 @@ import sqlalchemy as sa
 from sqlalchemy.schema import DropTable
 
 from overnight import crashpoints
-from overnight.errors import WarehouseUnavailableError
-from overnight.lineage import tables
-from overnight.lineage.lease import lease_key
+from overnight.errors import ConfigError, StagingLostError, WarehouseUnavailableError
 from overnight.warehouse.copy import copy_in, copy_text
+from overnight.warehouse.preview import Preview
 from overnight.warehouse.schema import STAGING
+from overnight.warehouse.sweep import sweep
 from overnight.warehouse.table import DIALECT, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from overnight.lineage.record import Attempt
     from overnight.warehouse.connect import Warehouse
 
-__all__ = ["KEEP_ROWCOUNT", "Stage", "StagingLostError"]
+__all__ = ["KEEP_ROWCOUNT", "Stage"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +44,11 @@ _LONGEST_NAME = 63
 KEEP_ROWCOUNT = {"preserve_rowcount": True}
 _COPYING = "stage.before_copy"
 _COPIED = "stage.after_copy"
-crashpoints.register(_COPYING, _COPIED)
-
-
-class StagingLostError(WarehouseUnavailableError):
-    """What was staged is gone, as after a crash of Postgres: it has to be staged again."""
+_COMPUTING = "compute.before_commit"
+_COMPUTED = "compute.after_commit"
+_KEEPING = "merge.before_keep"
+_KEPT = "merge.after_keep"
+crashpoints.register(_COPYING, _COPIED, _COMPUTING, _COMPUTED, _KEEPING, _KEPT)
 
 
 class Stage:
@@ -56,13 +58,29 @@ class Stage:
     whether the last call took effect: stage anew then.
     """
 
-    def __init__(self, warehouse: Warehouse, table: sa.Table, attempt: Attempt) -> None:
-        """Touches nothing yet; `table` is the published one."""
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        table: sa.Table,
+        attempt: Attempt,
+        *,
+        computed: Sequence[str] = (),
+    ) -> None:
+        """Touches nothing yet.
+
+        Args:
+            warehouse: where it is made.
+            table: the published table.
+            attempt: whose rows are staged.
+            computed: columns that staged rows lack until `compute` fills them.
+        """
         self._warehouse = warehouse
         self.published = table
         self.attempt = attempt
-        suffix = f"__{attempt.attempt}"
-        self.table = _unkeyed(table, table.name[: _LONGEST_NAME - len(suffix)] + suffix)
+        self._computed = computed
+        self.table = _unkeyed(table, self._name(""))
+        self.gone: sa.Table | None = None
+        self.gone_hashes = 0
 
     def __enter__(self) -> Self:
         """Makes the table, and removes what dead attempts left.
@@ -70,7 +88,7 @@ class Stage:
         Raises:
             WarehouseUnavailableError: if the warehouse does not answer.
         """
-        _sweep(self._warehouse)
+        sweep(self._warehouse)
         create = (
             f"CREATE UNLOGGED TABLE {quoted(self.table)} "
             f"(LIKE {quoted(self.published)} INCLUDING DEFAULTS)"
@@ -78,6 +96,12 @@ class Stage:
         with self._warehouse.begin() as connection:
             connection.execute(DropTable(self.table, if_exists=True))
             connection.exec_driver_sql(create)
+            for column in (self.table.c[name] for name in self._computed):
+                name = DIALECT.identifier_preparer.format_column(column)
+                connection.exec_driver_sql(
+                    f"ALTER TABLE {quoted(self.table)} ALTER COLUMN {name} DROP NOT NULL"
+                )
+        self.gone, self.gone_hashes = None, 0
         return self
 
     def __exit__(
@@ -90,7 +114,9 @@ class Stage:
         try:
             with self._warehouse.begin() as connection:
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
-                connection.execute(DropTable(self.table, if_exists=True))
+                for table in (self.table, self.gone):
+                    if table is not None:
+                        connection.execute(DropTable(table, if_exists=True))
         except WarehouseUnavailableError as failure:
             _log.info("Left %s to a later attempt: %s", self.table.name, failure)
 
@@ -145,49 +171,111 @@ class Stage:
             insertion = sa.insert(self.table).from_select(names, rows)
             return connection.execute(insertion, execution_options=KEEP_ROWCOUNT).rowcount
 
-    def check_held(self, rows: int) -> None:
-        """Raise StagingLostError unless the stage still holds the rows that were put in."""
-        found = self.count()
-        if found != rows:
-            message = (
-                f"{rows} rows were put into {self.table.fullname} and it holds {found}: Postgres "
-                "was restarted; stage again"
-            )
-            raise StagingLostError(message)
+    def compute(self, columns: Mapping[str, Callable[[Any], sa.ColumnElement[Any]]]) -> None:
+        """Fills columns from all staged rows together.
 
-    def count(self) -> int:
-        """How many rows are staged."""
-        return self._number(sa.select(sa.func.count()).select_from(self.table))
+        Args:
+            columns: by name, an SQL expression given the table's columns.
 
-    def count_distinct(self, columns: Sequence[str]) -> int:
-        """How many different values, or combinations of values, the columns hold."""
-        chosen = sa.select(*(self.table.c[name] for name in columns)).distinct().subquery()
-        return self._number(sa.select(sa.func.count()).select_from(chosen))
-
-    def count_where(self, condition: Callable[[Any], sa.ColumnElement[bool]]) -> int:
-        """How many rows fulfil a condition, given the table's columns."""
-        rows = sa.select(sa.func.count()).select_from(self.table)
-        return self._number(rows.where(condition(self.table.c)))
-
-    def frame(self, limit: int) -> pl.DataFrame:
-        """Some of the staged rows, at most `limit`."""
-        with self._there(), self._warehouse.connect() as connection:
-            rows = connection.execute(sa.select(self.table).limit(limit)).all()
-        return pl.DataFrame(
-            [tuple(row) for row in rows],
-            schema=self.table.columns.keys(),
-            orient="row",
-            infer_schema_length=None,
+        Raises:
+            ConfigError: if Postgres cannot compute one; says what it said.
+        """
+        table = self.table
+        fresh = sa.Table(
+            self._name("_new"),
+            sa.MetaData(),
+            *(sa.Column(column.name, column.type) for column in table.columns),
+            schema=STAGING,
         )
+        values = [
+            columns[column.name](table.c) if column.name in columns else column
+            for column in table.columns
+        ]
+        rows = sa.insert(fresh).from_select(table.columns.keys(), sa.select(*values))
+        crashpoints.reach(_COMPUTING)
+        try:
+            # Written anew: an UPDATE of every row would leave the table twice as large.
+            with self._there(), self._warehouse.begin() as connection:
+                connection.exec_driver_sql(
+                    f"CREATE UNLOGGED TABLE {quoted(fresh)} (LIKE {quoted(table)})"
+                )
+                connection.execute(rows)
+                connection.execute(DropTable(table))
+                name = DIALECT.identifier_preparer.quote(table.name)
+                connection.exec_driver_sql(f"ALTER TABLE {quoted(fresh)} RENAME TO {name}")
+        except (sa.exc.DataError, sa.exc.ProgrammingError) as error:
+            message = (
+                f"{self.published.fullname}: {sorted(columns)} cannot be computed over the "
+                f"partition: {error.orig}"
+            )
+            raise ConfigError(message) from error
+        crashpoints.reach(_COMPUTED)
+
+    def keep(self, gone: pl.DataFrame) -> None:
+        """Leaves the partition's published rows where they are, but for some.
+
+        Rows that stay are not touched: what is staged takes the place of those that go.
+
+        Args:
+            gone: `input_hash` (Binary, unique) of the rows that go.
+        """
+        table = sa.Table(
+            self._name("_gone"),
+            sa.MetaData(),
+            sa.Column("input_hash", sa.LargeBinary, nullable=False),
+            schema=STAGING,
+        )
+        name = quoted(table)
+        crashpoints.reach(_KEEPING)
+        with self._there(), self._warehouse.begin() as connection:
+            connection.execute(DropTable(table, if_exists=True))
+            connection.exec_driver_sql(f"CREATE UNLOGGED TABLE {name} (input_hash bytea NOT NULL)")
+            copy_text(connection, name, gone.select("input_hash"))
+            connection.exec_driver_sql(f"ANALYZE {name}")
+        crashpoints.reach(_KEPT)
+        self.gone, self.gone_hashes = table, gone.height
+
+    @property
+    def preview(self) -> Preview:
+        """What readers would see of the partition: what is staged, and what stays."""
+        if self.gone is None:
+            return Preview(self._warehouse, self.table, self._there)
+        old = self.published
+        goes = sa.exists().where(self.gone.c.input_hash == old.c["_input_hash"])
+        stays = sa.select(old).where(
+            old.c.partition_key == self.attempt.partition_key, sa.not_(goes)
+        )
+        rows = sa.union_all(sa.select(self.table), stays).subquery("preview")
+        return Preview(self._warehouse, rows, self._there)
+
+    def check_held(self, rows: int) -> None:
+        """Raise StagingLostError if the stage holds less than was put in."""
+        with self._there(), self._warehouse.connect() as connection:
+            self.require_held(connection, rows)
+
+    def require_held(self, connection: sa.Connection, rows: int) -> None:
+        """`check_held` in the caller's transaction."""
+        for table, expected in ((self.table, rows), (self.gone, self.gone_hashes)):
+            if table is None:
+                continue
+            known = sa.select(sa.func.to_regclass(quoted(table)).is_not(None))
+            count = sa.select(sa.func.count()).select_from(table)
+            found = 0
+            if there := connection.execute(known).scalar_one():
+                found = connection.execute(count).scalar_one()
+            if not there or found < expected:
+                message = (
+                    f"{table.fullname} held {expected} rows and now holds "
+                    f"{found if there else 'none'}: Postgres was restarted; stage again"
+                )
+                raise StagingLostError(message)
+
+    def _name(self, kind: str) -> str:
+        suffix = f"{kind}__{self.attempt.attempt}"
+        return self.published.name[: _LONGEST_NAME - len(suffix)] + suffix
 
     def _key(self) -> list[str]:
         return [column.name for column in self.published.primary_key.columns]
-
-    def _number(self, query: sa.Select[int]) -> int:
-        with self._there(), self._warehouse.connect() as connection:
-            # A million keys would spill to disk with what a query gets by default.
-            connection.exec_driver_sql("SET LOCAL work_mem = '256MB'")
-            return connection.execute(query).scalar_one()
 
     @contextlib.contextmanager
     def _there(self) -> Iterator[None]:
@@ -208,49 +296,3 @@ def _unkeyed(table: sa.Table, name: str) -> sa.Table:
     """The same columns without keys: rows are checked by the audit, not while they arrive."""
     columns = (sa.Column(c.name, c.type, nullable=c.nullable) for c in table.columns)
     return sa.Table(name, sa.MetaData(), *columns, schema=STAGING)
-
-
-def _sweep(warehouse: Warehouse) -> None:
-    """Drops the staging tables of attempts that are over.
-
-    An attempt that is noted as running and has lost its lease may still be at work, so its
-    table is left alone for a day, or until the partition's next attempt marks it.
-    """
-    with warehouse.connect() as connection:
-        query = sa.text("SELECT tablename FROM pg_tables WHERE schemaname = :schema")
-        found = {
-            int(match[1]): name
-            for name in connection.execute(query, {"schema": STAGING}).scalars()
-            if (match := re.search(r"__(\d+)$", name))
-        }
-        over = _over(connection, list(found))
-    for attempt in over:
-        name = DIALECT.identifier_preparer.quote(found[attempt])
-        try:
-            with warehouse.begin() as connection:
-                connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
-                connection.exec_driver_sql(f"DROP TABLE IF EXISTS {STAGING}.{name}")
-        except WarehouseUnavailableError as error:
-            _log.info("Left %s for later: %s", name, error)
-
-
-def _over(connection: sa.Connection, candidates: list[int]) -> list[int]:
-    if not candidates:
-        return []
-    c = tables.attempts.c
-    old = c.started_at < sa.func.now() - sa.text("interval '1 day'")
-    query = sa.select(c.attempt, c.job, c.partition_key, c.outcome, old.label("old")).where(
-        c.attempt.in_(candidates)
-    )
-    held = sa.text(
-        "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks "
-        "WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND database = "
-        "(SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
-    leases = set(connection.execute(held).scalars())
-    return [
-        row.attempt
-        for row in connection.execute(query)
-        if row.outcome != "running"
-        or (row.old and lease_key(row.job, row.partition_key) not in leases)
-    ]

@@ -40,7 +40,7 @@ class _Column:
 def system_columns() -> tuple[sa.Column[Any], ...]:
     """The provenance that every published row carries after its contract's columns."""
     return (
-        sa.Column("partition_key", sa.Text, nullable=False, comment="The partition, an ISO date"),
+        sa.Column("partition_key", sa.Text, nullable=False, comment="The date, or all"),
         sa.Column("_run_id", sa.Text, nullable=False, comment="The run that inferred the row"),
         sa.Column(
             "_attempt", sa.BigInteger, nullable=False,
@@ -85,8 +85,8 @@ def quoted(table: Table) -> str:
 def ensure_table(connection: Connection, table: Table) -> None:
     """Makes the warehouse's table as declared: creates it, or adds what is new.
 
-    New nullable columns and new comments are added, a column that became nullable loses its
-    NOT NULL. Rows and grants stay as they are.
+    New nullable columns, indexes and comments are added, a column that became nullable loses
+    its NOT NULL. Rows and grants stay as they are.
 
     Raises:
         ContractError: if a column was removed, changed its type or is new and required
@@ -113,6 +113,8 @@ def ensure_table(connection: Connection, table: Table) -> None:
             connection.exec_driver_sql(
                 f"ALTER TABLE {name} ALTER COLUMN {quoted_column} DROP NOT NULL"
             )
+    for index in table.indexes:
+        index.create(connection, checkfirst=True)
     _comment(connection, table, there)
 
 
