@@ -81,10 +81,13 @@ def newest_changes(changes: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def cut(texts: pl.DataFrame) -> pl.DataFrame:
     """The chunks of some documents: `DocumentChunk`'s columns, `_input_id` and `_line`."""
+    documents = texts.select("doc_id", "_input_id", "_line").iter_rows()
     rows = [
         (f"{doc_id}#{number}", doc_id, number, chunk.start, chunk.end, chunk.text, input_id, line)
-        for doc_id, text, input_id, line in texts.iter_rows()
-        for number, chunk in enumerate(chunker.chunks(text))
+        for (doc_id, input_id, line), chunks in zip(
+            documents, chunker.chunks_of(texts["text"]), strict=True
+        )
+        for number, chunk in enumerate(chunks)
     ]
     place = {"_input_id": pl.Int64, "_line": pl.Int64}
     return pl.DataFrame(rows, {**polars_schema(DocumentChunk), **place}, orient="row")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from overnight.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from overnight.model import ModelRef
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _SENTENCE = re.compile(r"(?<=[.!?…。！？])[\"')\]]*\s+|\n\s*\n\s*")  # noqa: RUF001 - full-width marks
 # A tokenizer may take a word of any length for one token; no model sees more in it than this.
 _LONGEST_TOKEN = 64
+_CHARACTERS_AT_ONCE = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,39 @@ class Chunker:
         Raises:
             ModelError: if the model has no tokenizer.
         """
-        return list(self._cut(text))
+        return next(self.chunks_of([text]))
 
-    def _cut(self, text: str) -> Iterator[Chunk]:
+    def chunks_of(self, texts: Iterable[str]) -> Iterator[list[Chunk]]:
+        """The chunks of each text, as `chunks`; many texts are tokenized on all cores.
+
+        Raises:
+            ModelError: if the model has no tokenizer.
+        """
         tokenizer = _tokenizer(self.model)
         room = self.max_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
         if room < 1:
             raise ConfigError(f"Chunker: max_tokens={self.max_tokens} leaves no room for text")
-        starts = _starts(tokenizer, text)
+        for some in _groups(texts):
+            encoded = tokenizer.encode_batch(some, add_special_tokens=False)
+            starts = [_starts(e.offsets, text) for e, text in zip(encoded, some, strict=True)]
+            del encoded
+            drafts = [
+                list(self._cut(text, at, room, lambda _: 0))
+                for text, at in zip(some, starts, strict=True)
+            ]
+            # Nearly always a chunk is as many tokens as it was in its place: counted all at once.
+            counts = iter(_counts(tokenizer, [c.text for draft in drafts for c in draft]))
+            fits = [all([next(counts) <= room for _ in draft]) for draft in drafts]  # noqa: C419 - each draft uses up its counts
+            for text, at, draft, fit in zip(some, starts, drafts, fits, strict=True):
+                yield (
+                    draft
+                    if fit
+                    else list(self._cut(text, at, room, lambda cut: _counts(tokenizer, [cut])[0]))
+                )
+
+    def _cut(
+        self, text: str, starts: list[int], room: int, count_of: Callable[[str], int]
+    ) -> Iterator[Chunk]:
         sentences = sorted({bisect_left(starts, m.end()) for m in _SENTENCE.finditer(text)})
         first = 0
         while first < len(starts):
@@ -84,7 +110,7 @@ class Chunker:
                 last = _at_or_before(sentences, last, least=first + (room + 1) // 2)
             chunk = _chunk(text, starts, first, last)
             # Cut out, the same characters may be more tokens than they were in their place.
-            while (count := _count(tokenizer, chunk.text)) > room and last - first > 1:
+            while (count := count_of(chunk.text)) > room and last - first > 1:
                 last = max(first + 1, min(last - 1, first + (last - first) * room // count))
                 chunk = _chunk(text, starts, first, last)
             if chunk.text:
@@ -93,6 +119,20 @@ class Chunker:
                 return
             back = max(first + 1, last - self.overlap)
             first = min(_at_or_after(sentences, back, most=last), last)
+
+
+def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts together, up to a size that bounds the memory for their tokens."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= _CHARACTERS_AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _chunk(text: str, starts: list[int], first: int, last: int) -> Chunk:
@@ -114,10 +154,10 @@ def _at_or_after(places: list[int], least: int, *, most: int) -> int:
     return places[at] if at < len(places) and places[at] <= most else least
 
 
-def _starts(tokenizer: Any, text: str) -> list[int]:
+def _starts(offsets: list[tuple[int, int]], text: str) -> list[int]:
     """Where each token starts; what is very long is taken for several tokens."""
     starts: list[int] = []
-    for start, end in tokenizer.encode(text, add_special_tokens=False).offsets:
+    for start, end in offsets:
         if starts and start <= starts[-1]:
             continue  # several tokens may stand for one character
         # Characters that the tokenizer passes over belong to what comes before them.
@@ -131,8 +171,9 @@ def _starts(tokenizer: Any, text: str) -> list[int]:
     return starts
 
 
-def _count(tokenizer: Any, text: str) -> int:
-    return len(tokenizer.encode(text, add_special_tokens=False).ids)
+def _counts(tokenizer: Any, texts: list[str]) -> list[int]:
+    encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [len(one.ids) for one in encoded]
 
 
 @functools.cache
