@@ -21,6 +21,7 @@ from assets.models.lead_summarizer import PATH
 from tests.benchmarks import (
     bench_definitions,
     bench_embeddings,
+    bench_fraud,
     bench_generate,
     bench_partition,
     bench_plumbing,
@@ -56,6 +57,7 @@ def generate(case: Case) -> list[Figure]:
 
 BENCHMARKS: dict[str, Callable[[Case], list[Figure]]] = {
     "definitions": bench_definitions.figures,
+    "fraud": bench_fraud.figures,
     "plumbing": bench_plumbing.figures,
     "generate": generate,
     "static_batches": bench_static_batches.figures,
