@@ -88,7 +88,7 @@ class ItemIndex:
         self._rounding = 2**-7.9 if self.products == "bfloat16" else 2.0**-22
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(threads, "overnight-top-k")
-        self._keep(torch.from_numpy(np.ascontiguousarray(vectors, np.float32)))
+        self._keep(torch.from_numpy(np.array(vectors, np.float32, order="C")))
 
     def best(self, queries: Matrix, starts: Ints, excluded: Ints) -> tuple[Ints, Matrix]:
         """The best items for each query, without those that are excluded for it.
