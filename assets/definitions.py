@@ -11,11 +11,14 @@ from assets.embeddings import document_embeddings
 from assets.fraud import fraud_scores
 from assets.fraud_model import fraud_model
 from assets.fraud_reviews import reviews
+from assets.recommendations import recommendations
+from assets.recommender_model import recommender_model
 from assets.sources import (
     TIMEZONE,
     articles,
     documents,
     fraud_labels,
+    interactions,
     terminals,
     transactions,
 )
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 OWNERS = ("team:magazine",)
 FRAUD_OWNERS = ("team:payments",)
+SHOP_OWNERS = ("team:shop",)
 
 
 def build_definitions(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
@@ -45,6 +49,7 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
             assets=[
                 source_asset(articles, partitions=daily, group="magazine"),
                 source_asset(documents, partitions=daily, group="search"),
+                source_asset(interactions, partitions=daily, group="shop"),
                 model_asset(
                     "embedding_model",
                     embedding_model,
@@ -95,9 +100,20 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
         inference_asset(
             fraud_scores, partitions=daily, hour=3, group="payments", owners=FRAUD_OWNERS
         ),
+        trained_model_asset(
+            recommender_model,
+            partitions=weekly,
+            hour=2,
+            group="shop",
+            description="Knows which items suit whom; trained each Monday.",
+            owners=SHOP_OWNERS,
+        ),
+        inference_asset(
+            recommendations, partitions=daily, hour=5, group="shop", owners=SHOP_OWNERS
+        ),
     )
 
 
-JOBS = (daily_summaries, fraud_scores, document_embeddings)
+JOBS = (daily_summaries, fraud_scores, recommendations, document_embeddings)
 
 defs = build_definitions()

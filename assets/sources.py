@@ -12,6 +12,10 @@ TIMEZONE = "Europe/Berlin"
 """Where the shop is: its days begin and end at midnight there."""
 
 
+EVENT_WEIGHTS = {"visit": 0, "view": 1, "cart": 3, "purchase": 5}
+"""What a visitor of the shop can do, and how much it says of his taste."""
+
+
 class Article(Contract):
     """An article of the shop's magazine, as its editors export it each day."""
 
@@ -67,9 +71,27 @@ class DocumentChange(Contract):
         return data.lazyframe.select(pl.col("deleted") | has_text)
 
 
+class Interaction(Contract):
+    """Something that a visitor of the shop did, as the web site records it."""
+
+    user_id: str = Field(description="Who: the customer's id.", str_length={"min_value": 1})
+    item_id: int | None = Field(description="With which item; none for a mere visit.", ge=0)
+    event: str = Field(description=f"What: one of {', '.join(EVENT_WEIGHTS)}.", isin=EVENT_WEIGHTS)
+    timestamp: Timestamp = Field(description="When, within the day.")
+
+    @pandera.dataframe_check
+    @classmethod
+    def only_a_visit_is_without_an_item(cls, data: pandera.PolarsData) -> pl.LazyFrame:
+        """What says something of a taste says of what."""
+        mere = pl.col("event") == "visit"
+        return data.lazyframe.select(mere == pl.col("item_id").is_null())
+
+
 articles = Source(name="articles", contract=Article, key="article_id")
 # Landed files are changes, so a document may have several rows: what a row is, its place tells.
 documents = Source(name="documents", contract=DocumentChange, key="doc_id")
 transactions = Source(name="transactions", contract=Transaction, key="transaction_id")
 fraud_labels = Source(name="fraud_labels", contract=FraudLabel, key="transaction_id")
 terminals = Source(name="terminals", contract=Terminal, key="terminal_id")
+# Somebody does many things in a day: what a row is, its place tells.
+interactions = Source(name="interactions", contract=Interaction, key="user_id")
