@@ -76,13 +76,15 @@ class Interaction(Contract):
 
     user_id: str = Field(description="Who: the customer's id.", str_length={"min_value": 1})
     item_id: int | None = Field(description="With which item; none for a mere visit.", ge=0)
-    event: str = Field(description=f"What: one of {', '.join(EVENT_WEIGHTS)}.", isin=EVENT_WEIGHTS)
+    event: str = Field(
+        description=f"What: one of {', '.join(EVENT_WEIGHTS)}.", isin=list(EVENT_WEIGHTS)
+    )
     timestamp: Timestamp = Field(description="When, within the day.")
 
     @pandera.dataframe_check
     @classmethod
     def only_a_visit_is_without_an_item(cls, data: pandera.PolarsData) -> pl.LazyFrame:
-        """What says something of a taste says of what."""
+        """A visit has no item, and every other event has one."""
         mere = pl.col("event") == "visit"
         return data.lazyframe.select(mere == pl.col("item_id").is_null())
 
