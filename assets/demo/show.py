@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from assets.definitions import JOBS
-from assets.demo import articles, distributions, payments
+from assets.demo import articles, distributions, payments, visits
 from assets.demo import documents as documents_demo
 from assets.fraud_features import HISTORY_DAYS
 from assets.fraud_model import NEEDED_DAYS
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from overnight.home import Home
 
 DAYS = 3
+WEEKS_TO_LEARN_FROM = 4
 QUIET = '{"loggers": {"console": {"config": {"log_level": "INFO"}}}}'
 SUMMARY = """
 SELECT r.job, r.partition_key AS partition, r.rows_in AS "rows in", r.published, r.rejected,
@@ -47,6 +48,12 @@ SELECT partition_key AS partition, day_rank AS rank, transaction_id,
        round(amount::numeric, 2) AS amount,
        round(score::numeric, 3) AS score, feature_1, round(contribution_1::numeric, 2) AS by
 FROM published.fraud_scores WHERE day_rank <= 3 ORDER BY 1, 2
+"""
+SUGGESTED = """
+SELECT user_id, string_agg(item_id::text, ', ' ORDER BY rank) AS "items, the best first", basis
+FROM published.recommendations
+WHERE rank <= 5 AND partition_key = (SELECT max(partition_key) FROM published.recommendations)
+GROUP BY user_id, basis ORDER BY basis DESC, user_id LIMIT 5
 """
 NEIGHBOURS = """
 SELECT left(t.text, 70) AS text, left(o.text, 70) AS nearest,
@@ -73,8 +80,10 @@ def run(home: Home, *, days: Sequence[str], rows: int) -> None:
         for day in chosen:
             _land(home, dt.date.fromisoformat(day), rows, first)
         _land_payments(home, week, dt.date.fromisoformat(max(chosen)))
-        click.secho(f"\nTraining fraud_model with the week of {week}", bold=True)
-        _materialize(home, "fraud_model", week.isoformat())
+        _land_visits(home, week, dt.date.fromisoformat(max(chosen)))
+        for model in ("fraud_model", "recommender_model"):
+            click.secho(f"\nTraining {model} with the week of {week}", bold=True)
+            _materialize(home, model, week.isoformat())
         for job in JOBS:
             days_of_job: list[str | None] = [*chosen] if job.partitioned else [None]
             for one in days_of_job:
@@ -125,6 +134,18 @@ def _land_payments(home: Home, week: dt.date, last: dt.date) -> None:
     click.echo(f"Landed {paid} card payments of {len(days)} days, and {reported} reports of fraud")
 
 
+def _land_visits(home: Home, week: dt.date, last: dt.date) -> None:
+    """Land four weeks of interactions to train on, the week that judges it, and up to the last."""
+    store = home.store.open()
+    first = week - dt.timedelta(weeks=WEEKS_TO_LEARN_FROM)
+    days = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
+    landed = [visits.land_visits(store, day, mistakes=3 if day == last else 0) for day in days]
+    click.echo(
+        f"Landed {sum(report.rows for report in landed)} visits, views and purchases of "
+        f"{len(days)} days"
+    )
+
+
 def _materialize(home: Home, asset: str, day: str | None) -> None:
     command = [
         *(program("dagster"), "asset", "materialize", "-m", "assets.definitions"),
@@ -148,6 +169,7 @@ def _show(home: Home) -> None:
             ("What happened", SUMMARY),
             ("Ten of the published summaries", ROWS),
             ("The most suspicious card payments", SUSPICIOUS),
+            ("What to show whom", SUGGESTED),
             ("Documents, and what is nearest to them in meaning", NEIGHBOURS),
         ):
             result = connection.exec_driver_sql(query)

@@ -25,6 +25,7 @@ from tests.benchmarks import (
     bench_generate,
     bench_partition,
     bench_plumbing,
+    bench_recommendations,
     bench_static_batches,
 )
 from tests.benchmarks.harness import Case, Figure, table
@@ -63,6 +64,7 @@ BENCHMARKS: dict[str, Callable[[Case], list[Figure]]] = {
     "static_batches": bench_static_batches.figures,
     "partition": bench_partition.figures,
     "embeddings": bench_embeddings.figures,
+    "recommendations": bench_recommendations.figures,
 }
 
 

@@ -100,12 +100,14 @@ def table(figures: Sequence[Figure]) -> str:
     )
 
 
-def fresh(function: str, *, env: dict[str, str] | None = None, **arguments: Any) -> dict[str, Any]:
+def fresh(
+    function: str, *, env: dict[str, str | None] | None = None, **arguments: Any
+) -> dict[str, Any]:
     """Call `module:function` in a process of its own; returns the dict that it returns.
 
     Args:
         function: of this package, e.g. `bench_plumbing:publish_rows`.
-        env: changes to the environment.
+        env: changes to the environment; None takes a variable away.
         arguments: JSON-able keyword arguments.
 
     Raises:
@@ -119,7 +121,7 @@ def fresh(function: str, *, env: dict[str, str] | None = None, **arguments: Any)
             stderr=errors,
             text=True,
             cwd=ROOT,
-            env={**environment(), **(env or {})},
+            env=_changed(environment(), env or {}),
             start_new_session=True,
         )
         try:
@@ -137,6 +139,11 @@ def fresh(function: str, *, env: dict[str, str] | None = None, **arguments: Any)
     answer: dict[str, Any] = json.loads(answers[-1])
     print(f"  {function} {short(arguments)}: {short(answer)}", file=sys.stderr, flush=True)
     return answer
+
+
+def _changed(before: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:
+    after = {**before, **changes}
+    return {name: value for name, value in after.items() if value is not None}
 
 
 def environment() -> dict[str, str]:
