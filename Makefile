@@ -27,7 +27,7 @@ $(STAMP): requirements/lock.txt pyproject.toml
 	$(BIN)/pip install --quiet --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup  ## land three days of articles, summarize them, read them back with SQL
+demo: setup  ## land three days of data, run every job on them, read the tables with SQL
 	$(BIN)/overnight demo
 
 dev: setup  ## the Dagster UI on http://127.0.0.1:3000, warm engines, the warehouse up

@@ -259,6 +259,27 @@ def test_bad_interactions_are_rejected_on_their_day_alone(house: House) -> None:
 
 
 @pytest.mark.usefixtures("done")
+def test_who_has_seen_everything_is_a_dead_letter(house: House) -> None:
+    day = dt.date(2026, 12, 20)
+    noon = dt.datetime.combine(day, dt.time(12), dt.UTC)
+    land_visits(house.store.open(), day, shelves=SHELVES)
+    everything = frame(*(("all-seeing", item, "view", noon) for item in range(SHELVES.items)))
+    late = io.BytesIO()
+    everything.drop("_input_id", "_line", "_day").write_parquet(late)
+    house.store.open().put(f"landing/interactions/{day}/late.parquet", late.getvalue())
+    report = recommend(house, day)
+    assert (report.dead_lettered, report.published) == (1, report.rows_in - 1)
+    assert "all-seeing" not in published(house, day)["user_id"]
+    told = read(
+        house,
+        "SELECT key, reason FROM lineage.current_dead_letters WHERE partition_key = :day",
+        day=day.isoformat(),
+    )
+    left = "nothing_left: every item that the model knows is in the history"
+    assert told == [("all-seeing", left)]
+
+
+@pytest.mark.usefixtures("done")
 def test_too_many_bad_interactions_stop_the_run_and_change_nothing(house: House) -> None:
     before = published(house)
     land_visits(house.store.open(), DAY, shelves=SHELVES, mistakes=24)
@@ -279,7 +300,7 @@ def test_a_day_without_interactions_recommends_by_what_was_done_before(house: Ho
     mark_complete(house.store.open(), interactions, quiet.isoformat())
     nobody = recommend(house, quiet)
     assert (nobody.rows_in, nobody.published) == (0, 0)
-    later = DAY + dt.timedelta(days=30)
+    later = DAY + dt.timedelta(days=10)
     mark_complete(house.store.open(), interactions, later.isoformat())
     report = recommend(house, later)
     assert report.published == known_by(house, later).height > 0
