@@ -53,7 +53,7 @@ SUGGESTED = """
 SELECT user_id, string_agg(item_id::text, ', ' ORDER BY rank) AS "items, the best first", basis
 FROM published.recommendations
 WHERE rank <= 5 AND partition_key = (SELECT max(partition_key) FROM published.recommendations)
-GROUP BY user_id, basis ORDER BY basis DESC, user_id LIMIT 5
+GROUP BY user_id, basis ORDER BY user_id LIMIT 8
 """
 NEIGHBOURS = """
 SELECT left(t.text, 70) AS text, left(o.text, 70) AS nearest,
