@@ -6,23 +6,17 @@ from typing import Annotated
 
 import polars as pl
 
-from assets.documents import document_chunks, embedding_model
+from assets.documents import DocumentChunk, document_chunks, embedding_model
 from assets.models.minilm import DIMENSIONS
-from overnight.contract import Contract, Field
+from overnight.contract import Field
 from overnight.engines.vllm_embed import VllmEmbed
 from overnight.job import InferenceJob
 from overnight.warehouse.vectors import VectorIndex
 
 
-class DocumentEmbedding(Contract):
+class DocumentEmbedding(DocumentChunk):
     """The documents there are now, in chunks, each with its embedding."""
 
-    chunk_id: str = Field(description="The document's id and the chunk's number.")
-    doc_id: str = Field(description="The document.")
-    chunk: int = Field(description="Its number in the document, from 0.", ge=0)
-    start: int = Field(description="Where it starts in the document, in characters.", ge=0)
-    end: int = Field(description="Where it ends, likewise.", ge=1)
-    text: str = Field(description="What it says.")
     embedding: Annotated[pl.Array, pl.Float32, DIMENSIONS] = Field(
         description="Its place among meanings; of length one."
     )
