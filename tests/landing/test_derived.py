@@ -435,7 +435,7 @@ def test_landed_rows_wait_on_disk(store: Store, tmp_path: Path) -> None:
     day.mkdir(parents=True)
     with (day / "a.csv").open("w") as file:
         file.write("sale_id,shop,amount\n")
-        file.writelines(f"s{n},{n}{wide},1\n" for n in range(200_000))
+        file.writelines(f"s{n},{n}{wide},1\n" for n in range(300_000))
     done = subprocess.run(
         [sys.executable, "-c", BIG, (tmp_path / "store").as_uri()],
         capture_output=True,
@@ -443,6 +443,6 @@ def test_landed_rows_wait_on_disk(store: Store, tmp_path: Path) -> None:
         check=True,
     )
     rows, landed, grown_mib = map(int, done.stdout.split())
-    assert (rows, landed) == (10, 200_000)
-    # 400 MB have landed.
-    assert grown_mib < 250, grown_mib
+    assert (rows, landed) == (10, 300_000)
+    # 600 MB have landed; what a reader holds levels off at about 250 MiB.
+    assert grown_mib < 350, grown_mib
