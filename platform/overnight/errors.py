@@ -9,12 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from overnight.audit import Audit
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     import polars as pl
+
+    from overnight.audit import Audit
 
 
 class OvernightError(Exception):
@@ -93,6 +90,33 @@ class WorkersLostError(OvernightError):
     """No worker is left to go on with."""
 
     retryable = True
+
+
+class DrainingError(OvernightError):
+    """A worker's machine will be taken away: it hands back what it cannot finish in time.
+
+    Attributes:
+        finishing: `input_hash`es of the rows that it still finishes.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, finishing: tuple[bytes, ...] = ()) -> None:
+        """Keep the hashes beside the message, so that they survive pickling."""
+        super().__init__(message, finishing)
+        self.finishing = finishing
+
+    def __str__(self) -> str:
+        """Only the message."""
+        return str(self.args[0])
+
+
+class InterruptedRunError(OvernightError):
+    """A machine was taken away, and the job does not want to go on after that."""
+
+
+class DeadlineMissedError(OvernightError):
+    """The job's deadline has passed; what was inferred until then is kept."""
 
 
 class StoreError(OvernightError):

@@ -159,7 +159,7 @@ def _exact_lengths() -> Any:
     import pyarrow as pa
 
     from overnight.engines.vllm import VllmGenerate
-    from overnight.engines.vllm_engine import GenerateEngine
+    from overnight.engines.vllm_generate import GenerateEngine
 
     class ExactLengths(VllmGenerate):
         def start(self) -> Any:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import pyarrow as pa
 
 ROW = "row"
 REQUEST = "request"
 FAILURE = "failure"
+PARTIAL = "partial"
 
 
 class Engine(Protocol):
@@ -97,3 +98,35 @@ class EngineSpec(Protocol):
         Raises:
             ModelError: if the model is missing or its digest differs.
         """
+
+
+@runtime_checkable
+class ResumableSpec(EngineSpec, Protocol):
+    """An engine whose rows can stop half-way and go on elsewhere; it starts a `Resumable`."""
+
+    @property
+    def partial_type(self) -> pa.DataType | None:
+        """Of a row that has begun, as it travels; null if rows cannot go on after all."""
+
+
+@runtime_checkable
+class Resumable(Engine, Protocol):
+    """A started engine whose rows can stop half-way; `submit` takes a column `partial` too."""
+
+    def partials(self) -> pa.Table:
+        """How far the rows in flight are: `row`, `progress` (int64, grows), `partial`.
+
+        Rows that have not begun are left out.
+        """
+
+    def suspend(self, rows: Collection[int]) -> pa.Table:
+        """Take rows out as `abort` does, and say exactly how far they were, as `partials`.
+
+        Rows that turn out to be finished are handed back by the next `step` instead.
+
+        Raises:
+            EngineDied: if the engine is gone.
+        """
+
+    def time_left(self) -> Mapping[int, float]:
+        """Seconds that each row in flight will probably still take."""

@@ -34,8 +34,20 @@ _GENERATED = pa.schema(
         ("queue_s", pa.float32()),
         ("ttft_s", pa.float32()),
         ("latency_s", pa.float32()),
+        ("attempts", pa.int32()),
     ]
 )
+PARTIAL_TYPE = pa.struct(
+    [
+        ("tokens", pa.list_(pa.int32())),
+        ("queue_s", pa.float32()),
+        ("ttft_s", pa.float32()),
+        ("latency_s", pa.float32()),
+        ("cached_tokens", pa.int32()),
+        ("attempts", pa.int32()),
+    ]
+)
+"""A row in mid-generation: the tokens it has generated, and what it is to bring when it ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +149,21 @@ class VllmGenerate:
         model's context did) are strings; `prompt_tokens`, `output_tokens` and `cached_tokens`
         (prompt tokens found in the prefix cache) int32; `queue_s`, `ttft_s` and `latency_s`
         float32 seconds: waiting for a place in the batch, and from admission to the first and
-        to the last token.
+        to the last token; `attempts` int32: on how many engines it was generated, one after
+        the other, the times and tokens of all of them counted.
         """
         return _GENERATED
+
+    @property
+    def partial_type(self) -> pa.DataType | None:
+        """`PARTIAL_TYPE`: an interrupted row goes on from the tokens that it has generated.
+
+        With temperature 0 and the same numerics, the text is the one it would have had. With
+        sampling it is a valid sample, but another one: what was drawn before the interruption
+        stays, the rest is drawn anew, `seed` or not. Structured output starts over, because a
+        grammar's state does not travel: then this is null.
+        """
+        return PARTIAL_TYPE if self.structured is None else None
 
     @property
     def probe(self) -> str:
@@ -179,7 +203,7 @@ class VllmGenerate:
             ModelError: if the model is missing or its digest differs.
             EngineDied: if vLLM does not start.
         """
-        from overnight.engines.vllm_engine import GenerateEngine
+        from overnight.engines.vllm_generate import GenerateEngine
 
         return GenerateEngine(self)
 

@@ -99,7 +99,7 @@ class VllmEmbed:
             ModelError: if the model is missing or its digest differs.
             EngineDied: if vLLM does not start.
         """
-        from overnight.engines.vllm_engine import EmbedEngine
+        from overnight.engines.vllm_pooling import EmbedEngine
 
         return EmbedEngine(self)
 

@@ -11,25 +11,22 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from concurrent.futures import InvalidStateError
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from overnight.engines.base import FAILURE, REQUEST, ROW
 from overnight.engines.cores import usable_cores
-from overnight.errors import ConfigError, EngineDied
+from overnight.errors import EngineDied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
-    from overnight.engines.vllm import VllmGenerate, VllmSizes
-    from overnight.engines.vllm_embed import VllmEmbed
+    from overnight.engines.vllm import VllmSizes
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +37,8 @@ _EXECUTOR = "overnight.engines.vllm_core.LeashedExecutor"
 class VllmEngine:
     """What every task shares: loading, admitting, stepping, dying, closing.
 
-    A task says what to ask vLLM for (`_params`) and what a finished row is (`_results`).
+    A task (`vllm_generate`, `vllm_pooling`) says what to ask vLLM for (`_add`) and what a
+    finished row is (`_results`).
     """
 
     def __init__(
@@ -50,6 +48,7 @@ class VllmEngine:
         self._max_num_seqs = sizes.max_num_seqs
         self._schema = pa.schema([(ROW, pa.int64()), (FAILURE, pa.string()), *result_schema])
         self._running: dict[str, int] = {}
+        self._late: list[Any] = []
         self._refused: list[tuple[int, str]] = []
         self._gauges = _Gauges()
         self._closed = threading.Lock()
@@ -85,7 +84,7 @@ class VllmEngine:
                 self._refused.append((row, reason))
         with self._dying():
             for (row, _), tokens in zip(good, self._tokenize([t for _, t in good]), strict=True):
-                self._add(row, tokens)
+                self._admit(row, tokens)
 
     def step(self) -> pa.Table:
         """Wait for the engine's next step and hand back the rows that finished in it.
@@ -94,10 +93,9 @@ class VllmEngine:
             EngineDied: if the engine is gone; `suspects` says which rows it was computing.
         """
         refused, self._refused = self._refused, []
-        finished: list[Any] = []
-        if self._running and not refused:
-            with self._dying():
-                finished = [output for output in self._llm.step() if output.finished]
+        finished, self._late = self._late, []
+        if self._running and not refused and not finished:
+            finished = self._computed()
         rows = [self._running.pop(output.request_id) for output in finished]
         columns = self._results(finished) if finished else {}
         columns[ROW] = [*rows, *(row for row, _ in refused)]
@@ -125,6 +123,7 @@ class VllmEngine:
         gone = set(rows)
         ids = [request for request, row in self._running.items() if row in gone]
         self._refused = [(row, reason) for row, reason in self._refused if row not in gone]
+        self._late = [output for output in self._late if output.request_id not in ids]
         for request in ids:
             del self._running[request]
         with contextlib.suppress(Exception):  # a dead engine has forgotten already
@@ -156,14 +155,16 @@ class VllmEngine:
             with contextlib.suppress(Exception):
                 self._llm.renderer.shutdown()
 
-    def _params(self) -> Any:
+    def _admit(self, row: int, tokens: list[int]) -> None:
         raise NotImplementedError
 
     def _results(self, finished: list[Any]) -> dict[str, list[Any]]:
         raise NotImplementedError
 
-    def _room_for_output(self) -> int:
-        return 0
+    def _computed(self) -> list[Any]:
+        """What vLLM has finished in its next step."""
+        with self._dying():
+            return [output for output in self._llm.step() if output.finished]
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -173,23 +174,32 @@ class VllmEngine:
         ]
         return encoded
 
-    def _add(self, row: int, tokens: list[int]) -> None:
+    def _add(self, row: int, tokens: list[int], params: Any, *, room: int = 0) -> str | None:
+        """Hand a row to vLLM, or refuse it; vLLM's own name for it if it was taken.
+
+        Args:
+            row: which.
+            tokens: what the model reads.
+            params: vLLM's.
+            room: tokens that must be left for the output.
+        """
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import tokens_input
 
-        if len(tokens) + self._room_for_output() > self._max_model_len:
+        if len(tokens) + room > self._max_model_len:
             reason = f"too_long: {len(tokens)} prompt tokens, the model takes {self._max_model_len}"
-            if self._room_for_output():
-                reason += " with at least 1 generated"
+            if room:
+                reason += f" with at least {room} generated"
             self._refused.append((row, reason))
-            return
+            return None
         request = str(row)
         try:
-            self._llm.add_request(request, tokens_input(tokens), self._params())
+            name: str = self._llm.add_request(request, tokens_input(tokens), params)
         except (VLLMClientError, ValueError, TypeError) as error:
             self._refused.append((row, f"refused: {error}"))
-        else:
-            self._running[request] = row
+            return None
+        self._running[request] = row
+        return name
 
     @contextlib.contextmanager
     def _dying(self) -> Iterator[None]:
@@ -227,105 +237,6 @@ class VllmEngine:
                 answer.set_exception(EngineDeadError())
 
 
-class GenerateEngine(VllmEngine):
-    """A started `VllmGenerate`."""
-
-    def __init__(self, spec: VllmGenerate) -> None:
-        model = spec.model.resolve()
-        super().__init__(
-            model.path,
-            spec.sizes,
-            spec.result_schema,
-            dtype=spec.dtype,
-            max_model_len=spec.max_model_len,
-        )
-        self._sampling = _sampling(spec)
-
-    def _params(self) -> Any:
-        return self._sampling
-
-    def _room_for_output(self) -> int:
-        return 1
-
-    def _results(self, finished: list[Any]) -> dict[str, list[Any]]:
-        now = time.time()
-        texts = [output.outputs[0] for output in finished]
-        times = [output.metrics for output in finished]
-        broken = [text.finish_reason in ("error", "abort") for text in texts]
-        return {
-            FAILURE: [
-                f"engine_error: vLLM ended this row with {text.finish_reason!r}" if bad else None
-                for text, bad in zip(texts, broken, strict=True)
-            ],
-            "text": [None if b else t.text for t, b in zip(texts, broken, strict=True)],
-            "finish_reason": [
-                None if b else t.finish_reason for t, b in zip(texts, broken, strict=True)
-            ],
-            "prompt_tokens": [len(output.prompt_token_ids) for output in finished],
-            "output_tokens": [len(text.token_ids) for text in texts],
-            "cached_tokens": [output.num_cached_tokens for output in finished],
-            "queue_s": [np.float32(max(0.0, t.scheduled_ts - t.queued_ts)) for t in times],
-            "ttft_s": [np.float32(t.first_token_latency) for t in times],
-            "latency_s": [np.float32(max(0.0, now - t.arrival_time)) for t in times],
-        }
-
-
-class EmbedEngine(VllmEngine):
-    """A started `VllmEmbed`."""
-
-    def __init__(self, spec: VllmEmbed) -> None:
-        from vllm import PoolingParams
-
-        model = spec.model.resolve()
-        super().__init__(
-            model.path,
-            spec.sizes,
-            spec.result_schema,
-            runner="pooling",
-            dtype=spec.dtype,
-            max_model_len=spec.max_model_len,
-        )
-        found = self._llm.model_config.embedding_size
-        if found != spec.dimensions:
-            self.close()
-            msg = f"the vectors of model {model.path} have {found} elements, not {spec.dimensions}"
-            raise ConfigError(msg)
-        self._pooling = PoolingParams(task="embed")
-        self._submitted: dict[str, float] = {}
-
-    def _params(self) -> Any:
-        return self._pooling
-
-    def _add(self, row: int, tokens: list[int]) -> None:
-        super()._add(row, tokens)
-        if str(row) in self._running:  # not refused
-            self._submitted[str(row)] = time.monotonic()
-
-    def abort(self, rows: Sequence[int]) -> None:
-        """Forget rows; nothing comes back for them."""
-        super().abort(rows)
-        for row in rows:
-            self._submitted.pop(str(row), None)
-
-    def _results(self, finished: list[Any]) -> dict[str, list[Any]]:
-        now = time.monotonic()
-        vectors = [
-            output.outputs.data.float().numpy() if output.error is None else None
-            for output in finished
-        ]
-        return {
-            FAILURE: [
-                None if output.error is None else f"engine_error: {output.error}"
-                for output in finished
-            ],
-            "embedding": vectors,
-            "prompt_tokens": [len(output.prompt_token_ids) for output in finished],
-            "latency_s": [
-                np.float32(now - self._submitted.pop(output.request_id)) for output in finished
-            ],
-        }
-
-
 class _Gauges:
     """Stands in for vLLM's loggers, whose Prometheus counters cost more than they tell here."""
 
@@ -341,26 +252,6 @@ class _Gauges:
 
     def log(self) -> None:
         """Nothing: progress is reported by whoever asks for it."""
-
-
-def _sampling(spec: VllmGenerate) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import (
-        RequestOutputKind,
-        StructuredOutputsParams,
-    )
-
-    structured = StructuredOutputsParams(**spec.structured) if spec.structured else None
-    return SamplingParams(
-        max_tokens=spec.max_tokens,
-        min_tokens=spec.min_tokens,
-        temperature=spec.temperature,
-        top_p=spec.top_p,
-        seed=spec.seed,
-        stop=list(spec.stop),
-        structured_outputs=structured,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
 
 
 def _load(model: Path, sizes: VllmSizes, engine_args: dict[str, Any]) -> Any:

@@ -40,7 +40,8 @@ def collect(
         StoreError: if the store fails; what was deleted stays deleted.
     """
     # A writer that is still at work finishes a file within minutes, not within the retention.
-    store.sweep("journal", older_than=now - max(retention, _A_DAY))
+    for root in ("journal", "partial"):
+        store.sweep(root, older_than=now - max(retention, _A_DAY))
     expired: dict[str, dict[str, dt.datetime]] = {}
     for job, partition, when in published:
         if when + retention < now:
@@ -52,6 +53,11 @@ def collect(
             partition, name = entry.key.split("/")[-2:]
             published_at = partitions.get(partition)
             if published_at and entry.modified < published_at and is_shard_name(name):
+                doomed.append(entry.key)
+        # A worker that did not know of the publication may have noted something after it.
+        for entry in store.list(f"partial/{job}"):
+            published_at = partitions.get(entry.key.split("/")[-2])
+            if published_at and entry.modified < published_at + retention:
                 doomed.append(entry.key)
         store.delete(doomed)
         deleted += len(doomed)

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from overnight.journal import shard
+from overnight.journal import partial, shard
 from overnight.journal.writer import JournalWriter
 
 if TYPE_CHECKING:
@@ -109,6 +109,21 @@ class Journal:
         buffers = [None, pa.py_buffer(unique)]
         array = pa.Array.from_buffers(pa.binary(16), len(unique), buffers)
         return pl.DataFrame({"input_hash": pl.Series(array, dtype=pl.Binary), "failed": failed})
+
+    def partials(self) -> pa.Table | None:
+        """How far rows in mid-generation were: `input_hash` (unique), `partial`; None of none.
+
+        Rows that are done may still be among them.
+        """
+        return partial.read(self._store, self.prefix)
+
+    def forget_partials(self) -> None:
+        """Delete what `partials` reads: the partition is published.
+
+        Raises:
+            StoreError: if the store fails.
+        """
+        partial.clear(self._store, self.prefix)
 
     def records(self, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """The records of the wanted hashes, each at most once; finished beats dead letter.

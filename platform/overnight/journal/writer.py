@@ -18,6 +18,7 @@ from overnight.crashpoints import reach, register
 from overnight.errors import StoreError
 from overnight.journal import shard
 from overnight.journal.merge import Merger
+from overnight.journal.partial import PartialFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +86,10 @@ class JournalWriter:
         self._appended = 0
         self._flushed = 0
         self._wanted = 0
+        self._partial: pa.Table | None = None
+        self._noted = 0
+        self._kept = 0
+        self._wanted_kept = 0
         self._closing = False
         self._error: Exception | None = None
         # The background thread's own:
@@ -92,6 +97,7 @@ class JournalWriter:
         self._next_flush = clock()
         self._sequence = 0
         self._merger = Merger(store, prefix, self._put_new)
+        self._partials = PartialFile(store, prefix, attempt=attempt, worker=worker)
         self._thread = threading.Thread(target=self._run, name=f"journal-{worker}", daemon=True)
         self._thread.start()
 
@@ -143,17 +149,34 @@ class JournalWriter:
                     self._changed.notify_all()
             return self._appended
 
+    def note(self, table: pa.Table) -> None:
+        """Take in how far rows in mid-generation are: durable with the next flush.
+
+        Replaces what this writer has noted before. A store that refuses it only costs that
+        these rows may have to begin anew.
+
+        Args:
+            table: The columns of `RECORD_SCHEMA`, `progress` (how far, int64) and `partial`.
+        """
+        with self._changed:
+            if self._closing:
+                return
+            self._partial = table
+            self._noted += 1
+            self._changed.notify_all()
+
     def flush(self) -> None:
-        """Wait until everything appended so far is durable.
+        """Wait until everything appended and noted so far is durable.
 
         Raises:
             StoreError: if the store failed for good.
         """
         with self._changed:
-            target = self._appended
+            target, noted = self._appended, self._noted
             self._wanted = max(self._wanted, target)
+            self._wanted_kept = max(self._wanted_kept, noted)
             self._changed.notify_all()
-            while self._flushed < target and not self._broken():
+            while (self._flushed < target or self._kept < noted) and not self._broken():
                 self._changed.wait()
             self._raise_if_broken()
 
@@ -197,7 +220,9 @@ class JournalWriter:
         try:
             while (tables := self._next_tables()) is not None:
                 started = self._clock()
-                self._write(tables)
+                if tables:
+                    self._write(tables)
+                self._keep_partial()
                 self._pace(started)
                 self._acknowledge(sum(table.num_rows for table in tables))
                 self._merger.step(hurry=self._someone_waits())
@@ -212,8 +237,8 @@ class JournalWriter:
             while not self._due():
                 if self._closing and not self._buffer:
                     return None
-                waiting = self._next_flush - self._clock() if self._buffer else None
-                self._changed.wait(waiting)
+                pending = self._buffer or self._partial is not None
+                self._changed.wait(self._next_flush - self._clock() if pending else None)
             return self._take()
 
     def _take(self) -> list[pa.Table]:
@@ -232,11 +257,12 @@ class JournalWriter:
             return self._closing or self._wanted > self._flushed
 
     def _due(self) -> bool:
-        if not self._buffer:
+        if not self._buffer and self._partial is None:
             return False
         return (
             self._closing
             or self._wanted > self._flushed
+            or self._wanted_kept > self._kept
             or self._buffered_bytes > _FLUSH_BYTES
             or self._clock() >= self._next_flush
         )
@@ -244,6 +270,20 @@ class JournalWriter:
     def _write(self, tables: list[pa.Table]) -> None:
         key = self._put_new(shard.encode(self._prefix, tables))
         self._merger.add(key, sum(table.nbytes for table in tables))
+
+    def _keep_partial(self) -> None:
+        with self._changed:
+            table, self._partial = self._partial, None
+            noted = self._noted
+        if table is None:
+            return
+        try:
+            self._partials.write(table)
+        except StoreError as error:
+            logger.warning("journal: rows in mid-generation are not kept: %s", error)
+        with self._changed:
+            self._kept = noted
+            self._changed.notify_all()
 
     def _put_new(self, data: bytes) -> str:
         """Write a shard under a name that nobody else has; returns its key."""

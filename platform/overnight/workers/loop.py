@@ -17,15 +17,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from overnight.engines.base import FAILURE, REQUEST, ROW, Engine, EngineSpec
+from overnight.engines.base import (
+    FAILURE,
+    REQUEST,
+    ROW,
+    Engine,
+    EngineSpec,
+    Resumable,
+    ResumableSpec,
+)
 from overnight.errors import (
     ConfigError,
+    DrainingError,
     EngineBrokenError,
     EngineDied,
     ModelError,
     StaleAttemptError,
 )
 from overnight.workers.bisection import Bisection
+from overnight.workers.drain import Drain
 from overnight.workers.progress import Progress, Tally
 from overnight.workers.window import Held, Provenance, Window
 
@@ -42,6 +52,9 @@ T = TypeVar("T")
 
 _TALLIES_KEPT = 64
 _PROBE_ROW = -1
+# Looking at what rows have generated takes the engine's thread; it may have 1% of its time.
+_LOOKS = 100
+_SHORTEST_LOOK_S = 0.1
 
 
 class _ClosedError(RuntimeError):
@@ -75,7 +88,13 @@ class WorkerLoop:
         self._budget = budget
         self._clock = clock
         self._engine: Engine | None = None
-        self._window = Window(spec.result_schema)
+        partial_type = spec.partial_type if isinstance(spec, ResumableSpec) else None
+        self._resumes = partial_type is not None
+        self._window = Window(spec.result_schema, partial_type)
+        self._states: pa.Table | None = None
+        self._next_look = clock()
+        self._drain: Drain | None = None
+        self._drained = threading.Event()
         self._search: Bisection | None = None
         self._settling: list[Held] = []
         self._fruitless = 0
@@ -127,6 +146,21 @@ class WorkerLoop:
         """Drop what an attempt has queued and in flight; what it finished is flushed first."""
         with contextlib.suppress(_ClosedError):
             self._ordered(lambda: self._drop(attempt)).result()
+
+    def drain(self, seconds: float) -> None:
+        """The machine goes in `seconds`: admit nothing more, finish what fits, keep the rest.
+
+        Tickets of splits that are not finished fail with `DrainingError` at once, and their
+        rows are the caller's to give to another worker, but for those that the error says are
+        still being finished. A second call can only bring the end forward.
+        """
+        until = self._clock() + seconds
+        with contextlib.suppress(_ClosedError):
+            self._ordered(lambda: self._begin_drain(until))
+
+    def drained(self, timeout: float | None = None) -> bool:
+        """Wait until a drain has ended and all that it kept is durable; whether it has."""
+        return self._drained.wait(timeout)
 
     def progress(self, attempt: int | None = None) -> Progress:
         """How far the rows of an attempt are, or of all attempts."""
@@ -201,12 +235,16 @@ class WorkerLoop:
                 self._closing = True
             self._obey()
             self._give_up(EngineDied("this worker loop was closed"))
+            self._drained.set()
 
     def _await_work(self) -> bool:
         with self._changed:
-            while not (self._closing or self._orders or len(self._window) or self._settling):
+            while not (self._closing or self._orders or self._has_work()):
                 self._changed.wait()
             return not self._closing
+
+    def _has_work(self) -> bool:
+        return bool(len(self._window) or self._settling)
 
     def _obey(self) -> None:
         while self._orders:
@@ -214,21 +252,51 @@ class WorkerLoop:
 
     def _turn(self) -> None:
         """Admit, compute, journal, settle: one round."""
-        if len(self._window):
+        if len(self._window) and (self._drain is None or self._engine is not None):
             engine = self._started()
             try:
                 self._admit(engine)
                 results = engine.step() if engine.in_flight else None
             except Exception as error:  # noqa: BLE001 - an engine may fail in any way
-                self._died(error)
+                if self._drain is None:
+                    self._died(error)
+                else:
+                    self._bury(error)
             else:
                 if results is not None:
                     self._journal(results)
+                self._look(engine)
                 self._in_flight = engine.in_flight
                 self._gauges = dict(engine.stats())
+        if self._drain is not None:
+            self._go_on_draining(self._drain)
         self._settle()
 
+    def _look(self, engine: Engine) -> None:
+        """Keep what rows have generated so far, as often as that costs nothing to speak of."""
+        began = self._clock()
+        if began < self._next_look or not (self._resumes and isinstance(engine, Resumable)):
+            return
+        self._keep(engine.partials())
+        self._next_look = began + max(_LOOKS * (self._clock() - began), _SHORTEST_LOOK_S)
+
+    def _keep(self, states: pa.Table, *, for_good: bool = False) -> None:
+        """Note how far rows are; `for_good` if they will not be noted again."""
+        self._states = states
+        noted: dict[int, tuple[JournalWriter, list[pa.Table]]] = {}
+        for held, records in self._window.partial_records(states):
+            mine = noted.setdefault(id(held.writer), (held.writer, []))[1]
+            if self._drain is not None and for_good:
+                self._drain.keep(held.writer, records)
+            else:
+                mine.append(records)
+        for writer, tables in noted.values():
+            kept = self._drain.kept(writer) if self._drain is not None else []
+            writer.note(pa.concat_tables([*kept, *tables]))
+
     def _admit(self, engine: Engine) -> None:
+        if self._drain is not None:
+            return
         if self._search is not None:
             if engine.in_flight or self._next_group(engine):
                 return
@@ -298,6 +366,8 @@ class WorkerLoop:
     # Starts, deaths and what they prove.
 
     def _warm(self) -> float:
+        if self._drain is not None:
+            raise DrainingError("this machine will be taken away")
         if self._engine is not None:
             return 0.0
         if self._closing:
@@ -367,6 +437,8 @@ class WorkerLoop:
         engine, self._engine, self._in_flight = self._engine, None, 0
         if engine is None:
             return []
+        if self._states is not None:
+            self._window.begun(self._states)
         suspects = engine.suspects()
         engine.close()
         return suspects
@@ -402,11 +474,96 @@ class WorkerLoop:
         columns |= {f.name: pa.nulls(1, f.type) for f in self._spec.result_schema}
         self._journal(pa.table(columns))
 
+    # The machine goes.
+
+    def _begin_drain(self, until: float) -> None:
+        now = self._clock()
+        if self._drain is not None:
+            self._drain.bring_forward(until, now)
+            return
+        self._drain = drain = Drain(until, now)
+        for held in (*self._window.held, *self._settling):
+            drain.concerns(held.writer)
+        log.warning(
+            "this machine goes in %.1f s: %d rows in flight, %d waiting",
+            until - now, self._in_flight, self._window.waiting,
+        )  # fmt: skip
+        finishing: set[int] = set()
+        engine, self._search = self._engine, None
+        if engine is not None:
+            try:
+                finishing = self._take_out_late(engine, drain)
+            except EngineDied as error:
+                self._bury(error)
+        self._hand_back(drain, finishing)
+
+    def _take_out_late(self, engine: Engine, drain: Drain) -> set[int]:
+        """Keep and forget the rows that would not be finished in time; those that stay."""
+        asked = set(self._window.undecided())
+        if not (self._resumes and isinstance(engine, Resumable)):
+            return asked
+        left = drain.left(self._clock())
+        late = [row for row, seconds in engine.time_left().items() if seconds > left]
+        self._keep(engine.suspend(late), for_good=True)
+        return asked & set(engine.time_left())
+
+    def _take_out_all(self, engine: Engine) -> None:
+        if self._resumes and isinstance(engine, Resumable):
+            self._keep(engine.suspend(self._window.undecided()), for_good=True)
+            # Some may have been finished all the same.
+            self._journal(engine.step())
+
+    def _hand_back(self, drain: Drain, finishing: set[int]) -> None:
+        handed = []
+        for held, hashes in self._window.hand_back(finishing):
+            handed.append((held.ticket, hashes))
+            # Whoever is told now waits for the end of the drain, not for this ticket.
+            held.ticket = Future()
+        for writer in drain.writers:
+            self._flush(writer)
+        for ticket, hashes in handed:
+            _refuse(ticket, DrainingError("this machine will be taken away", tuple(hashes)))
+        self._settle()
+        if not len(self._window):
+            self._end_drain(drain)
+
+    def _go_on_draining(self, drain: Drain) -> None:
+        """Take out what is left when time is up; once nothing is, the engine is not needed."""
+        if self._drained.is_set():
+            return
+        engine = self._engine
+        if engine is not None and len(self._window) and drain.left(self._clock()) <= 0:
+            try:
+                self._take_out_all(engine)
+            except EngineDied as error:
+                self._bury(error)
+            self._hand_back(drain, set())
+        elif not len(self._window) or engine is None:
+            self._hand_back(drain, set())
+
+    def _end_drain(self, drain: Drain) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine, self._in_flight = None, 0
+        now = self._clock()
+        log.warning(
+            "drained in %.1f s, %.1f s before the machine goes", now - drain.began, drain.spare(now)
+        )
+        self._drained.set()
+
+    def _flush(self, writer: JournalWriter) -> None:
+        try:
+            writer.flush()
+        except Exception as error:  # noqa: BLE001 - what is not kept is inferred again
+            log.warning("what was finished last is not kept: %s", error)
+
     # Taking splits in and letting them go.
 
     def _accept(
         self, split_id: str, table: pa.Table, writer: JournalWriter, provenance: Provenance
     ) -> Future[int]:
+        if self._drain is not None:
+            raise DrainingError("this machine will be taken away")
         held = self._window.add(split_id, table, writer, provenance)
         self._tally(held)
         if not held.left:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import pyarrow as pa
 
-from overnight.engines.base import FAILURE, REQUEST, ROW
+from overnight.engines.base import FAILURE, PARTIAL, REQUEST, ROW
 from overnight.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -59,26 +59,46 @@ class Held:
 
     def records(self, at: Ids, results: pa.Table) -> pa.Table:
         """Journal records of the rows at positions `at`, which `results` are about."""
-        rows = len(at)
         fixed = self.fixed.take(pa.array(at))
-        origin = self.provenance
-        columns: dict[str, Any] = {
-            "key": fixed["key"],
-            "input_hash": fixed["input_hash"],
-            FAILURE: results[FAILURE],
-            "run_id": pa.repeat(origin["run_id"], rows),
-            "attempt": pa.repeat(pa.scalar(origin["attempt"], pa.int64()), rows),
-            "machine": pa.repeat(origin["machine"], rows),
-        }
+        columns = self._origin(fixed, results[FAILURE])
         columns |= {n: fixed[n] for n in fixed.column_names if n not in _OWN}
         columns |= {n: results[n] for n in results.column_names if n not in (ROW, FAILURE)}
         return pa.table(columns)
 
+    def partial_records(self, at: Ids, states: pa.Table) -> pa.Table:
+        """Partial records of the rows at positions `at`; `states`: their progress and partial."""
+        fixed = self.fixed.take(pa.array(at))
+        columns = self._origin(fixed, pa.nulls(len(at), pa.string()))
+        return pa.table(columns | {n: states[n] for n in ("progress", PARTIAL)})
+
+    def hashes(self, at: Ids) -> list[bytes]:
+        """The `input_hash`es of the rows at positions `at`."""
+        hashes: list[bytes] = self.fixed["input_hash"].take(pa.array(at)).to_pylist()
+        return hashes
+
+    def _origin(self, fixed: pa.Table, failure: Any) -> dict[str, Any]:
+        rows = fixed.num_rows
+        return {
+            "key": fixed["key"],
+            "input_hash": fixed["input_hash"],
+            FAILURE: failure,
+            "run_id": pa.repeat(self.provenance["run_id"], rows),
+            "attempt": pa.repeat(pa.scalar(self.provenance["attempt"], pa.int64()), rows),
+            "machine": pa.repeat(self.provenance["machine"], rows),
+        }
+
 
 class Window:
-    """Splits in the order in which they came, and the ids that go round again."""
+    """Splits in the order in which they came, and the ids that go round again.
 
-    def __init__(self, result_schema: pa.Schema) -> None:
+    Args:
+        result_schema: the engine's.
+        partial_type: of its rows in mid-generation; None if they cannot go on elsewhere.
+    """
+
+    def __init__(self, result_schema: pa.Schema, partial_type: pa.DataType | None = None) -> None:
+        self._partial_type = partial_type
+        self._begun: dict[int, Any] = {}
         self._results = set(result_schema.names) | {FAILURE, "run_id", "attempt", "machine"}
         self._held: list[Held] = []
         self._again: list[int] = []
@@ -88,6 +108,11 @@ class Window:
     def waiting(self) -> int:
         """Rows that are not with the engine, those that go round again included."""
         return len(self._again) + sum(len(h.done) - h.admitted for h in self._held)
+
+    @property
+    def held(self) -> list[Held]:
+        """The splits that it holds."""
+        return list(self._held)
 
     def __len__(self) -> int:
         """Rows that are undecided."""
@@ -113,8 +138,10 @@ class Window:
         held = Held(
             split_id=split_id,
             base=self._next_base,
-            requests=pa.table({ROW: ids, REQUEST: _plain(table[REQUEST])}),
-            fixed=table.drop_columns([ROW, REQUEST]).combine_chunks(),
+            requests=self._requests(ids, table),
+            fixed=table.select(
+                [n for n in table.column_names if n not in (ROW, REQUEST, PARTIAL)]
+            ).combine_chunks(),
             done=np.zeros(rows, np.bool_),
             left=rows,
             writer=writer,
@@ -147,7 +174,35 @@ class Window:
             held.requests.take(pa.array(at[~held.done[at]]))
             for held, at in self._located(np.fromiter(ids, np.int64))
         ]
-        return pa.concat_tables(tables) if tables else _NOTHING
+        return self._going_on(pa.concat_tables(tables)) if tables else _NOTHING
+
+    def begun(self, states: pa.Table) -> None:
+        """Rows that go round again do so from these states: `row`, `partial`."""
+        self._begun = dict(zip(states[ROW].to_pylist(), states[PARTIAL].to_pylist(), strict=True))
+
+    def partial_records(self, states: pa.Table) -> Iterator[tuple[Held, pa.Table]]:
+        """For each split its partial records: `row`, `progress` and `partial` say of which rows."""
+        ids = states[ROW].to_numpy()
+        for held, at in self._located(ids):
+            mine = states.filter(pa.array(np.isin(ids, at + held.base)))
+            yield held, held.partial_records(at, mine)
+
+    def hand_back(self, finishing: Collection[int]) -> Iterator[tuple[Held, list[bytes]]]:
+        """Forget all rows but some; for each split, the hashes of those of its rows that stay."""
+        stay = np.fromiter(finishing, np.int64)
+        located = {id(held): at for held, at in self._located(stay)}
+        for held in list(self._held):
+            at = located.get(id(held), np.empty(0, np.int64))
+            at = at[~held.done[at]]
+            rest = np.ones(len(held.done), np.bool_)
+            rest[at] = False
+            held.done |= rest
+            held.left = len(at)
+            held.admitted = len(held.done)
+            if not held.left:
+                self._held.remove(held)
+            yield held, held.hashes(at)
+        self._again = []
 
     def finish(self, results: pa.Table) -> Iterator[tuple[Held, pa.Table, pa.Table]]:
         """Mark rows as decided; for each split its results and its journal records.
@@ -190,6 +245,28 @@ class Window:
         gone = [held.ids for held in dropped]
         self._again = [i for i in self._again if not any(i in ids for ids in gone)]
         return dropped
+
+    def _requests(self, ids: Ids, table: pa.Table) -> pa.Table:
+        requests = pa.table({ROW: ids, REQUEST: _plain(table[REQUEST])})
+        if self._partial_type is None:
+            return requests
+        if PARTIAL in table.column_names:
+            before = table[PARTIAL].cast(self._partial_type)
+        else:
+            before = pa.nulls(len(ids), self._partial_type)
+        return requests.append_column(PARTIAL, before)
+
+    def _going_on(self, requests: pa.Table) -> pa.Table:
+        if not self._begun or PARTIAL not in requests.column_names:
+            return requests
+        states = [
+            self._begun.get(row, before)
+            for row, before in zip(
+                requests[ROW].to_pylist(), requests[PARTIAL].to_pylist(), strict=True
+            )
+        ]
+        at = requests.schema.get_field_index(PARTIAL)
+        return requests.set_column(at, PARTIAL, pa.array(states, self._partial_type))
 
     def _located(self, ids: Ids) -> Iterator[tuple[Held, Ids]]:
         for held in self._held:
