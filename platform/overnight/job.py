@@ -21,6 +21,7 @@ from overnight.fingerprint import Fingerprint, digest, source_of
 from overnight.landing import WHOLE, check_partition, check_span
 from overnight.plan import MaxRejects
 from overnight.registry import RegistryRef
+from overnight.spot.policy import SpotPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -136,6 +137,7 @@ class InferenceJob:
             columns that `parse` returns, an SQL expression over the partition's rows. They are
             computed when everything is staged, reused rows included.
         indexes: indexes on the output table's vectors, made after the first publication.
+        spot: on which machines, and by when.
         version: change it when a helper of `prepare` or `parse` changes what they do; their
             own source is watched.
     """
@@ -158,6 +160,7 @@ class InferenceJob:
         default_factory=dict
     )
     indexes: tuple[VectorIndex, ...] = ()
+    spot: SpotPolicy = field(default_factory=SpotPolicy)
     version: str = "1"
 
     def __post_init__(self) -> None:

@@ -118,7 +118,7 @@ def run_partition(
         earlier = Earlier.read(house.warehouse, job, partition, fingerprint)
         with timings("plan"), _keeping_rejects(house, attempt):
             plan = _plan(job, partition, journal, earlier, house.store, scratch)
-        with plan, _pool(job, fingerprint, house, report) as pool:
+        with plan, _pool(job, fingerprint, house, report, _time_left(job)) as pool:
             with timings("infer"):
                 pool.infer(plan, _assignment(attempt, house))
             with stage_of(house.warehouse, job, attempt) as stage:
@@ -137,7 +137,7 @@ def run_partition(
                     publish(house.warehouse, final)
                     for index in job.indexes:
                         ensure_index(house.warehouse, stage.published, index)
-    _collect_journals(job, house)
+    _forget(journal, job, house)
     return PartitionReport(
         job=job,
         partition=partition,
@@ -247,10 +247,25 @@ def _pool(
     fingerprint: Fingerprint,
     house: House,
     report: Callable[[PoolProgress], None],
+    time_left: float | None,
 ) -> Pool:
     # Jobs that declare the same engine with the same model share its warm workers.
     name = f"{job.engine.kind}-{digest([dict(fingerprint.identity), repr(job.engine)])}"
-    return Pool(house.cluster, job.engine, name=name, report=report)
+    return Pool(
+        house.cluster,
+        job.engine,
+        name=name,
+        retry_on_interrupt=job.spot.retry_on_interrupt,
+        ends_in_s=time_left,
+        report=report,
+    )
+
+
+def _time_left(job: InferenceJob) -> float | None:
+    """Seconds until the job's deadline."""
+    now = dt.datetime.now(tz=dt.UTC)
+    ends_at = job.spot.ends_at(now)
+    return None if ends_at is None else (ends_at - now).total_seconds()
 
 
 def _assignment(attempt: Attempt, house: House) -> Assignment:
@@ -264,13 +279,13 @@ def _assignment(attempt: Attempt, house: House) -> Assignment:
     )
 
 
-def _collect_journals(job: InferenceJob, house: House) -> None:
-    """Forget journals whose partitions were published long ago; failing to is no failure."""
+def _forget(journal: Journal, job: InferenceJob, house: House) -> None:
+    """Forget what this publication, and those long ago, made superfluous; not to is no failure."""
     try:
-        published = publications(house.warehouse, job.name)
+        journal.forget_partials()
         collect(
             house.store.open(),
-            published=published,
+            published=publications(house.warehouse, job.name),
             retention=house.journal_retention,
             now=dt.datetime.now(tz=dt.UTC),
         )

@@ -106,15 +106,16 @@ class Lab:
         house = shop.house(self.warehouse, self.home)
         run_partition(shop.reversing(**changes), day, run_id=run_id, house=house)
 
-    def start(self, day: str, *arguments: str, run_id: str = "run") -> Step:
-        """Start a step process."""
+    def start(
+        self, day: str, *arguments: str, run_id: str = "run", module: str | None = None
+    ) -> Step:
+        """Start a step process: `tests.chaos.step`, or another module of its kind."""
+        if module is None:
+            arguments = ("--run-id", run_id, "--log", str(self.log), *arguments)
         said = self.home / f"step-{len(self._steps)}.txt"
         with said.open("wb") as output:
             process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.chaos.step", day),
-                    *("--run-id", run_id, "--log", str(self.log), *arguments),
-                ],
+                [sys.executable, "-m", module or "tests.chaos.step", day, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
 _RESULT = pa.schema(
-    [("text", pa.string()), ("output_tokens", pa.int32()), ("attempts", pa.int32())]
+    [
+        ("text", pa.string()),
+        ("length", pa.int32()),
+        ("output_tokens", pa.int32()),
+        ("attempts", pa.int32()),
+    ]
 )
 _STEP = pa.schema([(ROW, pa.int64()), (FAILURE, pa.string()), *_RESULT])
 _PARTIAL = pa.struct([("text", pa.string()), ("attempts", pa.int32())])
@@ -47,7 +52,7 @@ class Typist:
 
     @property
     def result_schema(self) -> pa.Schema:
-        """`text`, `output_tokens` (its letters), `attempts`."""
+        """`text`, its `length`, the same as `output_tokens`, `attempts`."""
         return _RESULT
 
     @property
@@ -109,6 +114,7 @@ class TypistEngine:
             ROW: done,
             FAILURE: [None] * len(done),
             "text": texts,
+            "length": [len(text) for text in texts],
             "output_tokens": [len(text) for text in texts],
             "attempts": [self._attempts[row] for row in done],
         }

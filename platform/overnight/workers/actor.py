@@ -7,17 +7,19 @@ work behind; a newer attempt at the same partition takes over from an older one 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from overnight.errors import StaleAttemptError, WorkersLostError
 from overnight.journal import Journal
+from overnight.spot.notice import Notice, NoticeWatcher
 from overnight.workers.loop import Progress, WorkerLoop
 from overnight.workers.window import Provenance
 
@@ -58,11 +60,13 @@ class WorkerInfo:
         machine: host name.
         pid: the actor's process.
         engine_seconds: what starting the engine took; 0 if it was warm.
+        watches: what is asked for notices of this machine's end; None: there is nothing to ask.
     """
 
     machine: str
     pid: int
     engine_seconds: float
+    watches: str | None = None
 
 
 @dataclass(slots=True)
@@ -80,6 +84,8 @@ class Worker:
         idle_timeout_s: seconds without a lease after which the worker ends itself.
         lease_timeout_s: seconds without a sign of life after which a lease is given up.
         leave: what ends the process; called from the watching thread.
+        tell: what tells the cluster that this machine goes: a reason, and when (Unix seconds).
+        place: what tells the cluster's id of this machine.
         clock: monotonic seconds.
     """
 
@@ -90,9 +96,13 @@ class Worker:
         idle_timeout_s: float,
         lease_timeout_s: float,
         leave: Callable[[], None],
+        tell: Callable[[str, float], None] = lambda *_: None,
+        place: Callable[[], str] = socket.gethostname,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        self._tell = tell
+        self._place = place
         self._idle_timeout_s = idle_timeout_s
         self._lease_timeout_s = lease_timeout_s
         self._leave = leave
@@ -102,6 +112,10 @@ class Worker:
         self._closing = False
         self._machine = socket.gethostname()
         self._loop = WorkerLoop(spec)
+        self._going: Notice | None = None
+        self._advised = False
+        self._notices = NoticeWatcher(on_notice=self.notice)
+        self._notices.start()
         threading.Thread(target=self._watch, name="overnight-leases", daemon=True).start()
 
     def lease(self, assignment: Assignment) -> WorkerInfo:
@@ -147,7 +161,7 @@ class Worker:
         with self._lock:
             if assignment.attempt in self._leases:
                 self._leases[assignment.attempt].renewed = self._clock()
-        return WorkerInfo(self._machine, os.getpid(), seconds)
+        return WorkerInfo(self._machine, os.getpid(), seconds, self._notices.state().source)
 
     def infer(self, attempt: int, split: str, rows: pa.Table) -> int:
         """Infer rows and journal them; returns their number once every one is durable.
@@ -170,7 +184,31 @@ class Worker:
     def progress(self, attempt: int) -> Progress:
         """How far the attempt's rows are on this worker; renews the lease."""
         self._leased(attempt).renewed = self._clock()
-        return self._loop.progress(attempt)
+        return replace(self._loop.progress(attempt), advised=self._advised)
+
+    def notice(self, notice: Notice) -> None:
+        """This machine will, or may, be taken away: drain, or take no new rows if others can.
+
+        Returns at once.
+        """
+        log.warning("notice from %s: %s", notice.source, notice.detail)
+        if notice.kind == "rebalance":
+            self._advised = True
+            return
+        self._going = notice
+        threading.Thread(
+            target=self._drain, args=(notice,), name="overnight-drain", daemon=True
+        ).start()
+
+    def drained(self, attempt: int) -> str:
+        """Wait until what the drain still finishes is done and kept; why the machine goes."""
+        while not self._loop.drained(timeout=1.0):
+            with self._lock:
+                lease = self._leases.get(attempt)
+            if lease is not None:
+                lease.renewed = self._clock()
+        going = self._going
+        return going.detail if going else ""
 
     def release(self, attempt: int) -> None:
         """Give a lease back: unfinished rows are dropped, finished ones flushed."""
@@ -182,8 +220,8 @@ class Worker:
             lease.writer.close()
 
     def placed(self) -> str:
-        """The machine; answered as soon as the worker has one."""
-        return self._machine
+        """The cluster's id of the machine; answered as soon as the worker has one."""
+        return self._place()
 
     def make_room(self) -> None:
         """End this worker if nobody holds a lease: another engine needs its place."""
@@ -197,7 +235,16 @@ class Worker:
 
     def close(self) -> None:
         """Free the engine; the process is the caller's to end."""
+        self._notices.close()
         self._loop.close()
+
+    def _drain(self, notice: Notice) -> None:
+        deadline = notice.deadline or time.time()
+        with contextlib.suppress(Exception):  # Ray then learns it when the machine is gone
+            self._tell(notice.detail, deadline)
+        self._loop.drain(deadline - time.time())
+        self._loop.drained()
+        self._notices.drained()
 
     def _leased(self, attempt: int) -> _Lease:
         with self._lock:
@@ -225,5 +272,5 @@ class Worker:
             for attempt in silent:
                 log.warning("attempt %d gives no sign of life: its lease ends", attempt)
                 self.release(attempt)
-            if idle:
+            if idle or (self._going is not None and self._loop.drained(timeout=0)):
                 self.make_room()

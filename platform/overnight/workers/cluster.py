@@ -6,7 +6,6 @@ Where it runs and what it offers; what is done on it is the pool's business.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import socket
@@ -14,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from overnight.errors import ConfigError
+from overnight.workers.machines import alive_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 NAMESPACE = "overnight"
@@ -121,12 +121,19 @@ def keep_head(config: ClusterConfig) -> Iterator[str]:
             ray.shutdown()
 
 
-def worker_count(config: ClusterConfig) -> tuple[int, float]:
-    """How many workers the connected cluster carries, and the GPUs of each."""
-    ray: Any = importlib.import_module("ray")
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
-    return config.workers or gpus or max(1, nodes), 1.0 if gpus else 0.0
+def worker_count(config: ClusterConfig, *, without: Collection[str] = ()) -> tuple[int, float]:
+    """How many workers the connected cluster carries, and the GPUs of each.
+
+    Args:
+        config: may fix their number.
+        without: Ray's ids of machines that will be taken away.
+
+    Returns:
+        At least one worker: on a cluster without a machine it waits for the first.
+    """
+    nodes = {node: known for node, known in alive_nodes().items() if node not in without}
+    gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes.values()))
+    return config.workers or gpus or max(1, len(nodes)), 1.0 if gpus else 0.0
 
 
 def _answers(address: str) -> bool:

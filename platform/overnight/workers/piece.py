@@ -39,6 +39,11 @@ class Piece:
         whole = left.height == self.rows
         return Piece(self.split, self.hashes if whole else left, self.suspect, self.deaths)
 
+    def only(self, hashes: pl.DataFrame, plan: Plan) -> Piece:
+        """The rows of it that have some `input_hash`es."""
+        chosen = self._all(plan).join(hashes, on="input_hash", how="semi", maintain_order="left")
+        return Piece(self.split, chosen, self.suspect, self.deaths)
+
     def halves(self, plan: Plan) -> list[Piece]:
         """Two pieces of it."""
         hashes = self._all(plan)

@@ -8,17 +8,27 @@ detection of dead nodes are Ray's.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pyarrow as pa
 
-from overnight.errors import OvernightError, WorkersLostError
+from overnight.engines.base import PARTIAL, ResumableSpec
+from overnight.errors import (
+    DeadlineMissedError,
+    DrainingError,
+    InterruptedRunError,
+    OvernightError,
+    WorkersLostError,
+)
 from overnight.workers.actor import Assignment, Worker, WorkerInfo
 from overnight.workers.cluster import NAMESPACE, ClusterConfig, connected, worker_count
+from overnight.workers.machines import say_draining, taken_away
+from overnight.workers.member import Member
 from overnight.workers.piece import Piece
 from overnight.workers.progress import PoolProgress
 
@@ -34,22 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREFIX = "engine:"
-AHEAD = 2  # splits that a worker holds at once, so that its engine's window stays full
 FAILED_STARTS_IN_A_ROW = 5
-
-
-@dataclass(slots=True)
-class _Member:
-    """One worker, as the pool sees it."""
-
-    index: int
-    handle: Any
-    placing: Any
-    leasing: Any
-    info: WorkerInfo | None = None
-    pieces: dict[Any, Piece] = field(default_factory=dict)
-    asking: Any = None
-    progress: Progress | None = None
+VERDICT_S = 30.0  # within which Ray knows whether a worker that does not answer is dead
 
 
 class Pool:
@@ -63,6 +59,8 @@ class Pool:
         report: called every `report_every_s` seconds while rows are inferred.
         report_every_s: seconds between reports.
         name: of the engine; workers of the same name are shared.
+        retry_on_interrupt: whether to go on when a machine is taken away.
+        ends_in_s: seconds from now until the deadline; None for no deadline.
         clock: monotonic seconds.
     """
 
@@ -72,6 +70,8 @@ class Pool:
         spec: EngineSpec,
         *,
         name: str,
+        retry_on_interrupt: bool = True,
+        ends_in_s: float | None = None,
         report: Callable[[PoolProgress], None],
         report_every_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
@@ -83,11 +83,18 @@ class Pool:
         self._report_every_s = report_every_s
         self._clock = clock
         self._started = clock()
+        self._retry_on_interrupt = retry_on_interrupt
+        self._ends_at = None if ends_in_s is None else clock() + ends_in_s
         self._lost = 0
+        self._interrupted = 0
         self._failed_starts = 0
+        self._queue: deque[Piece] = deque()
+        self._planned = False
+        self._begun: dict[bytes, Any] = {}
+        self._refused: set[str] = set()
         self._waited = 0.0
         self._gone: list[Progress] = []
-        self._members: list[_Member] = []
+        self._members: list[Member] = []
         self._ray = contextlib.ExitStack()
         self.samples: list[PoolProgress] = []
 
@@ -112,7 +119,12 @@ class Pool:
     def infer(self, plan: Plan, assignment: Assignment) -> list[WorkerInfo]:
         """Have every row of the plan's splits journalled; returns the workers that did it.
 
+        A machine that is taken away costs no budget: its rows go to others, and with none left
+        the pool waits for one, until the deadline.
+
         Raises:
+            DeadlineMissedError: if rows are left at the deadline; the journal is kept.
+            InterruptedRunError: if a machine is taken away and `retry_on_interrupt` is off.
             WorkersLostError: if workers keep dying without one row getting done.
             EngineBrokenError: if the engine fails whatever it is given.
             StaleAttemptError: if a newer attempt took over.
@@ -121,19 +133,38 @@ class Pool:
         if not plan.splits:
             return []
         self._stays = self._ray.enter_context(connected(self._config))
-        self._count, self._gpus = worker_count(self._config)
         self._total = sum(split.rows for split in plan.splits)
-        self._members = [self._hire(index, assignment) for index in range(self._count)]
+        self._plan, self._assignment = plan, assignment
         try:
-            return self._work(self._members, plan, assignment)
+            self._hire_missing()
+            return self._work()
         finally:
-            self._release(self._members, assignment.attempt)
+            self._release(assignment.attempt)
 
-    def _hire(self, index: int, assignment: Assignment) -> _Member:
+    def _hire_missing(self) -> None:
+        """As many workers as the cluster carries now; those that run already come first."""
+        import ray
+
+        count, self._gpus = worker_count(self._config, without=self._going_nodes())
+        mine = {member.name for member in self._members}
+        warm = [n for n in ray.util.list_named_actors() if n.startswith(f"{self._name}-")]
+        names = itertools.chain(
+            sorted(name for name in warm if name not in mine),
+            (f"{self._name}-{n}" for n in itertools.count()),
+        )
+        while sum(not member.draining for member in self._members) < count:
+            name = next(name for name in names if name not in mine and name not in self._refused)
+            mine.add(name)
+            self._members.append(self._hire(name))
+
+    def _going_nodes(self) -> set[str]:
+        return {member.node for member in self._members if member.draining and member.node}
+
+    def _hire(self, name: str) -> Member:
         import ray
 
         options: dict[str, Any] = {
-            "name": f"{self._name}-{index}",
+            "name": name,
             "namespace": NAMESPACE,
             "get_if_exists": True,
             "max_concurrency": 32,
@@ -152,98 +183,193 @@ class Pool:
                 idle_timeout_s=self._config.idle_timeout_s,
                 lease_timeout_s=self._config.lease_timeout_s,
                 leave=leave,
+                tell=say_draining,
+                place=placed_on,
             )
         )
-        return _Member(
-            index=index,
+        return Member(
+            name=name,
             handle=handle,
+            hired=self._clock(),
             placing=handle.placed.remote(),
-            leasing=handle.lease.remote(assignment),
+            leasing=handle.lease.remote(self._assignment),
         )
 
-    def _work(self, members: list[_Member], plan: Plan, assignment: Assignment) -> list[WorkerInfo]:
+    def _work(self) -> list[WorkerInfo]:
         import ray
 
         hired: list[WorkerInfo] = []
-        queue: deque[Piece] = deque()
-        planned = False
+        queue = self._queue
         reported = self._clock()
-        while not planned or queue or any(member.pieces for member in members):
-            for member in members:
-                while queue and _takes(member, queue[0]):
-                    self._hand_out(member, queue.popleft(), plan, assignment)
-            waiting = [ref for member in members for ref in _references(member)]
+        while not self._planned or queue or any(member.pieces for member in self._members):
+            self._check_deadline()
+            self._hand_out_all()
+            waiting = [ref for member in self._members for ref in member.references()]
             ready, _ = ray.wait(waiting, num_returns=1, timeout=self._report_every_s / 4)
             for reference in ready:
-                at = next(i for i, m in enumerate(members) if reference in _references(m))
+                member = next(m for m in self._members if reference in m.references())
                 try:
-                    self._settle(members[at], reference, _answer(reference), hired)
-                except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError):
-                    members[at] = self._replace(members[at], plan, assignment, queue)
-            if hired and not planned:
+                    self._settle(member, reference, _answer(reference), hired)
+                except DrainingError as error:
+                    self._take_back(member, reference, error)
+                except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as e:
+                    self._lose(member, _verdict(member, e))
+            if hired and not self._planned:
                 # Now that no older attempt is at work, what it left is known.
-                queue.extend(self._pieces(plan, assignment))
-                planned = True
+                queue.extend(self._pieces())
+                self._planned = True
             if self._clock() - reported >= self._report_every_s:
                 reported = self._clock()
-                self._ask(members, assignment)
-                self._tell(members)
-        for member in members:
+                self._hire_missing()
+                self._ask()
+                self._tell()
+        for member in self._members:
             # Every row is journalled: a worker that is lost only now is missed by nobody.
             if member.info:
-                with contextlib.suppress(ray.exceptions.RayError):
-                    member.progress = ray.get(member.handle.progress.remote(assignment.attempt))
-        self._tell(members)
+                with contextlib.suppress(ray.exceptions.RayError, OvernightError):
+                    member.progress = _answer(
+                        member.handle.progress.remote(self._assignment.attempt)
+                    )
+        self._tell()
         return hired
 
-    def _pieces(self, plan: Plan, assignment: Assignment) -> list[Piece]:
+    def _check_deadline(self) -> None:
+        if self._ends_at is not None and self._clock() >= self._ends_at:
+            raise DeadlineMissedError(
+                f"the deadline has passed with {self._rows_left()} of {self._total} rows to go; "
+                "what was inferred is kept: run the partition again to go on from there"
+            )
+
+    def _rows_left(self) -> int:
+        held = [piece for member in self._members for piece in member.pieces.values()]
+        return sum(piece.rows for piece in (*self._queue, *held)) if self._planned else self._total
+
+    def _pieces(self) -> list[Piece]:
         """The plan's splits less what is journalled by now; cut finer where workers would idle."""
-        done = assignment.journal.done().select("input_hash")
-        left = [Piece(split).less(done, plan) for split in plan.splits]
+        done = self._assignment.journal.done().select("input_hash")
+        left = [Piece(split).less(done, self._plan) for split in self._plan.splits]
         pieces = [piece for piece in left if piece.rows]
         self._total = sum(piece.rows for piece in pieces)
-        while pieces and len(pieces) < self._count and max(map(_rows, pieces)) > 1:
+        while pieces and len(pieces) < len(self._members) and max(map(_rows, pieces)) > 1:
             largest = max(pieces, key=_rows)
             pieces.remove(largest)
-            pieces.extend(largest.halves(plan))
+            pieces.extend(largest.halves(self._plan))
+        self._read_partials()
         return pieces
 
-    def _hand_out(self, member: _Member, piece: Piece, plan: Plan, assignment: Assignment) -> None:
-        rows = plan.table(piece.split, piece.hashes)
-        reference = member.handle.infer.remote(
-            assignment.attempt, f"{assignment.attempt}-{piece.split.index}", rows
-        )
+    def _read_partials(self) -> None:
+        """Learn how far rows were when they were interrupted."""
+        if not isinstance(self._spec, ResumableSpec) or self._spec.partial_type is None:
+            return
+        table = self._assignment.journal.partials()
+        if table is not None and table.schema.field(PARTIAL).type == self._spec.partial_type:
+            self._begun = dict(
+                zip(table["input_hash"].to_pylist(), table[PARTIAL].to_pylist(), strict=True)
+            )
+
+    def _hand_out_all(self) -> None:
+        safe = any(member.ready and not member.advised for member in self._members)
+        for member in self._members:
+            if member.advised and safe:
+                continue
+            while self._queue and member.takes(self._queue[0]):
+                self._hand_out(member, self._queue.popleft())
+
+    def _hand_out(self, member: Member, piece: Piece) -> None:
+        rows = self._plan.table(piece.split, piece.hashes)
+        if self._begun and isinstance(self._spec, ResumableSpec):
+            begun = [self._begun.get(h) for h in rows["input_hash"].to_pylist()]
+            if any(begun):
+                rows = rows.append_column(PARTIAL, pa.array(begun, self._spec.partial_type))
+        attempt = self._assignment.attempt
+        reference = member.handle.infer.remote(attempt, f"{attempt}-{piece.split.index}", rows)
         member.pieces[reference] = piece
 
-    def _settle(self, member: _Member, reference: Any, value: Any, hired: list[WorkerInfo]) -> None:
+    def _settle(self, member: Member, reference: Any, value: Any, hired: list[WorkerInfo]) -> None:
         if reference == member.leasing:
             member.info, member.leasing = value, None
             if not hired:
                 self._waited = self._clock() - self._started
             hired.append(value)
             self._failed_starts = 0
-            log.info("worker %d is ready on %s (pid %d)", member.index, value.machine, value.pid)
+            log.info("%s is ready on %s (pid %d)", member.name, value.machine, value.pid)
         elif reference == member.placing:
-            member.placing = None
+            member.node, member.placing = value, None
         elif reference == member.asking:
             member.progress, member.asking = value, None
         else:
-            del member.pieces[reference]
+            piece = member.pieces.pop(reference)
+            if reference in member.finishing:
+                self._requeue([piece])
+                self._dismiss_if_done(member)
 
-    def _replace(
-        self, member: _Member, plan: Plan, assignment: Assignment, queue: deque[Piece]
-    ) -> _Member:
-        """A worker died: what it had not journalled goes to the front of the queue."""
-        self._lost += 1
-        self._failed_starts += member.info is None
+    def _take_back(self, member: Member, reference: Any, error: DrainingError) -> None:
+        """A worker's machine goes: what it does not finish goes to the others, now."""
+        piece = member.pieces.pop(reference, None)
+        if not member.draining:
+            member.draining = True
+            self._interrupted_by(member, "drains: its machine will be taken away")
+        if reference == member.leasing:
+            member.leasing = None
+        if piece is not None:
+            hashes = pl.DataFrame({"input_hash": list(error.finishing)}, schema=_HASHES)
+            self._requeue([piece.less(hashes, self._plan)])
+            if hashes.height:
+                still = member.handle.drained.remote(self._assignment.attempt)
+                member.pieces[still] = piece.only(hashes, self._plan)
+                member.finishing.add(still)
+        self._dismiss_if_done(member)
+        self._hire_missing()
+
+    def _dismiss_if_done(self, member: Member) -> None:
+        """A drained worker is not needed any more, and should end before its machine does."""
+        if member.draining and not member.pieces:
+            self._refused.add(member.name)
+            self._forget(member)
+            member.handle.release.remote(self._assignment.attempt)
+
+    def _requeue(self, pieces: list[Piece]) -> None:
+        """Give what is left of pieces out again, first of all, the largest first."""
+        done = self._assignment.journal.done().select("input_hash")
+        left = [piece.less(done, self._plan) for piece in pieces]
+        self._read_partials()
+        self._queue.extendleft(sorted((p for p in left if p.rows), key=_rows))
+
+    def _forget(self, member: Member) -> None:
+        self._members.remove(member)
         if member.progress:
             self._gone.append(member.progress)
-        done = assignment.journal.done().select("input_hash")
-        remainders = [piece.less(done, plan) for piece in member.pieces.values()]
-        lost = [piece for piece in remainders if piece.rows]
+
+    def _interrupted_by(self, member: Member, what: str) -> None:
+        self._interrupted += 1
+        log.warning("%s %s", member.name, what)
+        if not self._retry_on_interrupt:
+            raise InterruptedRunError(
+                f"{member.name} {what}, and the job has retry_on_interrupt=False; what was "
+                "inferred is kept: run the partition again to go on from there"
+            )
+
+    def _lose(self, member: Member, error: BaseException) -> None:
+        """A worker is gone: what it had not journalled goes to the front of the queue."""
+        self._lost += 1
+        self._forget(member)
+        pieces = list(member.pieces.values())
+        if member.draining or taken_away(member.node, error):
+            self._requeue(pieces)
+            if not member.draining:
+                self._interrupted_by(member, "is lost with its machine")
+        else:
+            self._suspect(member, pieces)
+        self._hire_missing()
+
+    def _suspect(self, member: Member, pieces: list[Piece]) -> None:
+        """A worker died on a machine that lives: perhaps of one of its rows."""
+        self._failed_starts += member.info is None
+        done = self._assignment.journal.done().select("input_hash")
+        lost = [left for piece in pieces if (left := piece.less(done, self._plan)).rows]
         log.warning(
-            "worker %d is lost; %d rows that it had not journalled are handed out again",
-            member.index,
+            "%s is lost; %d rows that it had not journalled are handed out again",
+            member.name,
             sum(piece.rows for piece in lost),
         )
         if self._failed_starts >= FAILED_STARTS_IN_A_ROW:
@@ -251,13 +377,12 @@ class Pool:
                 f"{self._failed_starts} workers in a row died while they started: see the "
                 "workers' own logs in Ray's session directory"
             )
-        alone = len(member.pieces) == 1
+        self._read_partials()
         for piece in sorted(lost, key=_rows):
-            left = piece.after_death(plan, alone=alone)
-            queue.extendleft(left)
-            if not left:
-                self._bury(piece, plan, assignment)
-        return self._hire(member.index, assignment)
+            again = piece.after_death(self._plan, alone=len(pieces) == 1)
+            self._queue.extendleft(again)
+            if not again:
+                self._bury(piece, self._plan, self._assignment)
 
     def _bury(self, piece: Piece, plan: Plan, assignment: Assignment) -> None:
         row = plan.table(piece.split, piece.hashes)
@@ -279,16 +404,17 @@ class Pool:
         finally:
             writer.close()
 
-    def _ask(self, members: list[_Member], assignment: Assignment) -> None:
+    def _ask(self) -> None:
         """Ask how far workers are, and make room for those that wait for a machine."""
-        for member in members:
-            if member.info and member.asking is None:
-                member.asking = member.handle.progress.remote(assignment.attempt)
-        if any(member.placing is not None for member in members):
+        for member in self._members:
+            if member.ready and member.asking is None:
+                member.asking = member.handle.progress.remote(self._assignment.attempt)
+        if any(member.placing is not None for member in self._members):
             make_room(self._name)
 
-    def _tell(self, members: list[_Member]) -> None:
+    def _tell(self) -> None:
         """Report the sum over the workers, lost ones included."""
+        members = self._members
         known = [*self._gone, *(member.progress for member in members if member.progress)]
         progress = PoolProgress(
             seconds=self._clock() - self._started,
@@ -297,17 +423,18 @@ class Pool:
             prompt_tokens=sum(p.prompt_tokens for p in known),
             output_tokens=sum(p.output_tokens for p in known),
             in_flight=sum(m.progress.in_flight for m in members if m.progress),
-            workers=sum(1 for member in members if member.info),
+            workers=sum(1 for member in members if member.ready),
             lost=self._lost,
             waited=self._waited,
+            interrupted=self._interrupted,
         )
         self.samples.append(progress)
         self._report(progress)
 
-    def _release(self, members: list[_Member], attempt: int) -> None:
+    def _release(self, attempt: int) -> None:
         import ray
 
-        references = [member.handle.release.remote(attempt) for member in members if member.info]
+        references = [m.handle.release.remote(attempt) for m in self._members if m.info]
         if references:
             ray.wait(references, num_returns=len(references), timeout=10)
 
@@ -341,17 +468,37 @@ def _answer(reference: Any) -> Any:
         raise
 
 
-def _references(member: _Member) -> list[Any]:
-    single = [ref for ref in (member.placing, member.leasing, member.asking) if ref is not None]
-    return [*single, *member.pieces]
+def _verdict(member: Member, error: Exception) -> Exception:
+    """What a worker that did not answer died of.
+
+    A broken connection tells less than Ray knows a moment later: whether the machine is gone.
+    """
+    import ray
+
+    deadline = time.monotonic() + VERDICT_S
+    while isinstance(error, ray.exceptions.ActorUnavailableError):
+        left = deadline - time.monotonic()
+        try:
+            ray.get(member.handle.placed.remote(), timeout=max(0.1, left))
+        except ray.exceptions.RayError as newer:
+            if left <= 0 or not isinstance(newer, ray.exceptions.ActorUnavailableError):
+                return newer
+            time.sleep(0.1)  # between two questions
+        else:
+            return error  # what it was asked is lost all the same
+    return error
+
+
+def placed_on() -> str:
+    """Ray's id of the machine that this is called on."""
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
 
 
 def _rows(piece: Piece) -> int:
     return piece.rows
 
 
-def _takes(member: _Member, piece: Piece) -> bool:
-    """Whether a worker has room for a piece; a suspect one needs it for itself."""
-    if not member.info or any(held.suspect for held in member.pieces.values()):
-        return False
-    return len(member.pieces) < (1 if piece.suspect else AHEAD)
+_HASHES = {"input_hash": pl.Binary}

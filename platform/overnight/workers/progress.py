@@ -51,6 +51,7 @@ class Progress:
         ttft: seconds from a row's admission to its first token.
         latency: seconds from a row's admission to its last token.
         gauges: the engine's own gauges.
+        advised: whether the machine is likely to be taken away: new rows are better off elsewhere.
     """
 
     rows: int = 0
@@ -64,6 +65,7 @@ class Progress:
     ttft: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)
     gauges: dict[str, float] = field(default_factory=dict)
+    advised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class PoolProgress:
         workers: workers that are ready.
         lost: workers lost so far.
         waited: seconds until the first worker and its engine were ready.
+        interrupted: workers lost so far because their machine was taken away.
     """
 
     seconds: float
@@ -91,6 +94,7 @@ class PoolProgress:
     workers: int
     lost: int
     waited: float = 0.0
+    interrupted: int = 0
 
 
 class Tally:

@@ -1,0 +1,59 @@
+"""The machines below the workers, as Ray knows them: which there are, which go, which are gone."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+MARKET_LABEL = "ray.io/market-type"
+"""Ray's own label for how a machine is paid: `spot` or `on-demand`."""
+
+_DEAD_NODE = re.compile(r"node has died|node died|Node Id: ([0-9a-f]{56})", re.IGNORECASE)
+
+
+def say_draining(reason: str, deadline: float) -> None:
+    """Tell Ray that the machine that this is called on goes: it places nothing on it any more.
+
+    Args:
+        reason: in words.
+        deadline: when it goes, Unix seconds.
+    """
+    # As Ray's own command line does it: there is no public call.
+    ray: Any = importlib.import_module("ray")
+    messages: Any = importlib.import_module("ray.core.generated.autoscaler_pb2")
+    context = ray.get_runtime_context()
+    preemption = messages.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    gcs = ray._raylet.GcsClient(address=context.gcs_address)  # noqa: SLF001
+    gcs.drain_node(context.get_node_id(), preemption, reason, int(deadline * 1000))
+
+
+def alive_nodes() -> dict[str, dict[str, Any]]:
+    """The machines that can carry workers, by Ray's id of them."""
+    return {
+        node["NodeID"]: node for node in _nodes() if node["Alive"] and node["Resources"].get("CPU")
+    }
+
+
+def market_of(node: dict[str, Any] | None) -> str | None:
+    """`spot` or `on-demand`; None if the machine's label does not say."""
+    labels: dict[str, str] = (node or {}).get("Labels", {})
+    return labels.get(MARKET_LABEL)
+
+
+def taken_away(node: str | None, error: BaseException) -> bool:
+    """Whether a worker died because its machine is gone, and not of itself.
+
+    Args:
+        node: Ray's id of the machine, if it is known.
+        error: what Ray said of the worker.
+    """
+    if getattr(error, "preempted", False) or _DEAD_NODE.search(str(error)):
+        return True
+    return node is not None and not any(n["NodeID"] == node and n["Alive"] for n in _nodes())
+
+
+def _nodes() -> list[dict[str, Any]]:
+    ray: Any = importlib.import_module("ray")
+    nodes: list[dict[str, Any]] = ray.nodes()
+    return nodes
