@@ -1,4 +1,4 @@
-"""The command line: land data, read results, keep a development installation up.
+"""The command line: land data, read results and costs, keep a development installation up.
 
 What it works on (jobs and sources) comes from the code location, by default
 `assets.definitions`; `OVERNIGHT_DEFINITIONS` names another module with `JOBS`.
@@ -149,6 +149,34 @@ def rejects(source: str, partition: str | None, limit: int) -> None:
         limit,
         f"no rejects of {source}",
     )
+
+
+@main.command()
+@click.option("--since", default="7d", show_default=True, help="First day: a date, or 7d.")
+@click.option("--until", help="Last day; today by default.")
+@click.option(
+    "--by", type=click.Choice(["job", "day", "instance"]), default="day", show_default=True
+)
+def cost(since: str, until: str | None, by: str) -> None:
+    """What was spent: dollars, what spot saved, what interruptions cost, goodput.
+
+    Days are UTC; an attempt counts for the day on which it began.
+    """
+    import datetime as dt
+
+    from overnight.cost import Period, footnotes, spent
+
+    period = Period.parse(since, until, today=dt.datetime.now(tz=dt.UTC).date())
+    with _warehouse() as warehouse, warehouse.connect() as connection:
+        costs = spent(connection, period, by)
+    if not costs:
+        click.echo(f"no cost recorded {period}")
+        return
+    total = costs[-1]
+    rows = [(item.name or "total", *item.shown().values()) for item in costs]
+    show([by, *total.shown()], rows)
+    for note in footnotes(total):
+        click.echo(note)
 
 
 @main.command()

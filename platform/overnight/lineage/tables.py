@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 __all__ = [
     "METADATA", "SCHEMA", "VIEWS", "attempts", "dead_letters", "fingerprints", "inputs",
-    "partitions", "rejects", "runs",
+    "ledger", "partitions", "rejects", "runs",
 ]  # fmt: skip
 
 SCHEMA = "lineage"
@@ -46,6 +46,14 @@ def _job() -> tuple[sa.Column[Any], sa.Column[Any]]:
 
 def _count(name: str, comment: str, *, null: bool = False) -> sa.Column[Any]:
     return _col(name, sa.BigInteger, comment, null=null)
+
+
+def _gpu_seconds(name: str, comment: str) -> sa.Column[Any]:
+    return _col(name, sa.Double, f"GPU-seconds: {comment}")
+
+
+def _dollars(name: str, comment: str) -> sa.Column[Any]:
+    return _col(name, sa.Numeric(18, 6), f"USD: {comment}", null=True)
 
 
 fingerprints = sa.Table(
@@ -158,6 +166,42 @@ dead_letters = sa.Table(
     comment="Rows that could not be inferred, as of each publication",
 )  # fmt: skip
 
+ledger = sa.Table(
+    "ledger", METADATA,
+    _attempt(),
+    *_job(),
+    _col("table_name", sa.Text, "The published table it was spent on"),
+    _col("started_at", sa.DateTime(timezone=True), "When the attempt began"),
+    _col("machine", sa.Text, "The worker's machine"),
+    _col("instance_type", sa.Text, "Its type; null outside of clouds", null=True),
+    _col("zone", sa.Text, "Its availability zone", null=True),
+    _col("market", sa.Text, "How it was bought: spot, on_demand or unknown"),
+    _col("gpus", sa.Double, "Its devices; a machine without a GPU counts as one"),
+    _col("machine_s", sa.Double, "Its seconds of wall-clock, which are what is paid for"),
+    _gpu_seconds("useful_gpu_s", "inferring rows that were kept"),
+    _gpu_seconds("recomputed_gpu_s", "inferring again what was lost"),
+    _gpu_seconds("cold_start_gpu_s", "starting the engine"),
+    _gpu_seconds("idle_gpu_s", "ready, without work"),
+    _gpu_seconds("draining_gpu_s", "from a notice of interruption to the hand-back"),
+    _count("rows", "Rows inferred"),
+    _count("prompt_tokens", "Tokens read"),
+    _count("output_tokens", "Tokens generated"),
+    _count("recomputed_tokens", "Tokens generated again"),
+    _count("interruptions", "How often the machine was taken away"),
+    _dollars("dollars", "what the machine cost; null if its price is not known"),
+    _dollars("saved_dollars", "what it would have cost more on demand"),
+    _dollars("interruption_dollars", "of dollars: work done again, drains, starts anew"),
+    _dollars("price_per_hour", "what an hour of the machine cost"),
+    _col("price_source", sa.Text, "Who says so: aws, table (a dated list), setting or none"),
+    _col("price_as_of", sa.DateTime(timezone=True), "Since when it was the price", null=True),
+    _dollars("on_demand_per_hour", "what an hour of it costs on demand"),
+    _col("on_demand_source", sa.Text, "Who says so: aws, table or none"),
+    _col("price_note", sa.Text, "Why there is no price, or what was assumed", null=True),
+    sa.Index("ledger_of_attempt", "attempt"),
+    sa.Index("ledger_by_time", "started_at"),
+    comment="What each attempt cost, the failed ones too: one row for each machine",
+)  # fmt: skip
+
 partitions = sa.Table(
     "partitions", METADATA,
     _col("job", sa.Text, "The inference job", primary_key=True),
@@ -196,6 +240,35 @@ VIEWS: tuple[tuple[str, str, str], ...] = (
         """
         SELECT d.* FROM lineage.dead_letters d
         JOIN lineage.partitions p ON p.published_attempt = d.attempt
+        """,
+    ),
+    (
+        "nightly_cost",
+        "What each job cost on each day (UTC, by when an attempt began), and interruptions of it",
+        """
+        SELECT
+            (started_at AT TIME ZONE 'UTC')::date AS day, job, table_name,
+            sum(dollars) AS dollars,
+            sum(saved_dollars) AS saved_dollars,
+            sum(interruption_dollars) AS interruption_dollars,
+            sum(useful_gpu_s) / nullif(sum(
+                useful_gpu_s + recomputed_gpu_s + cold_start_gpu_s + idle_gpu_s + draining_gpu_s
+            ), 0) AS goodput,
+            sum(rows)::bigint AS rows,
+            sum(prompt_tokens)::bigint AS prompt_tokens,
+            sum(output_tokens)::bigint AS output_tokens,
+            sum(recomputed_tokens)::bigint AS recomputed_tokens,
+            sum(interruptions)::bigint AS interruptions,
+            sum(useful_gpu_s) AS useful_gpu_s,
+            sum(recomputed_gpu_s) AS recomputed_gpu_s,
+            sum(cold_start_gpu_s) AS cold_start_gpu_s,
+            sum(idle_gpu_s) AS idle_gpu_s,
+            sum(draining_gpu_s) AS draining_gpu_s,
+            count(DISTINCT attempt) AS attempts,
+            count(*) FILTER (WHERE dollars IS NULL) AS machines_without_price,
+            count(*) FILTER (WHERE price_source = 'table') AS machines_priced_by_table
+        FROM lineage.ledger
+        GROUP BY 1, 2, 3
         """,
     ),
 )

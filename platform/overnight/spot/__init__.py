@@ -1,0 +1,1 @@
+"""Spot machines: notices, prices, and when to use them."""
