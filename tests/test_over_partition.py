@@ -19,7 +19,7 @@ from overnight.warehouse.connect import Warehouse
 from overnight.warehouse.stage import Stage
 from tests.support import shop
 from tests.support.shop import DAY, line, reversing, write_lines
-from tests.warehouse.helpers import new_table, python, read, rows, start
+from tests.warehouse.helpers import forget_lineage, new_table, python, read, rows, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,8 +73,7 @@ def places(warehouse: Warehouse) -> dict[str, int]:
 def fresh_table(warehouse: Warehouse) -> None:
     with warehouse.begin() as connection:
         connection.exec_driver_sql("DROP TABLE IF EXISTS published.ranked_lines")
-        for table in ("dead_letters", "rejects", "inputs", "runs", "partitions", "attempts"):
-            connection.exec_driver_sql(f"DELETE FROM lineage.{table}")
+        forget_lineage(connection)
 
 
 @pytest.mark.usefixtures("ray_head")

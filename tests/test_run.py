@@ -24,6 +24,7 @@ from overnight.run import run_partition
 from tests.moto_server import moto_server, new_bucket
 from tests.support import shop
 from tests.support.shop import DAY, Paced, line, reversing, write_lines
+from tests.warehouse.helpers import forget_lineage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,8 +39,7 @@ pytestmark = pytest.mark.usefixtures("ray_head")
 def fresh_table(warehouse: Warehouse) -> None:
     with warehouse.begin() as connection:
         connection.exec_driver_sql("DROP TABLE IF EXISTS published.reversed_lines")
-        for table in ("dead_letters", "rejects", "inputs", "runs", "partitions", "attempts"):
-            connection.exec_driver_sql(f"DELETE FROM lineage.{table}")
+        forget_lineage(connection)
 
 
 def run(warehouse: Warehouse, home: Path, run_id: str = "run-1", **changes: Any) -> PartitionReport:

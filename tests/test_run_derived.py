@@ -14,6 +14,7 @@ from overnight.plan import MaxRejects
 from overnight.run import run_partition
 from tests.support import shop
 from tests.support.shop import DAY, Known, line, lines, newest, newest_lines, write_lines
+from tests.warehouse.helpers import forget_lineage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +29,7 @@ BEFORE = "2026-11-19"
 def fresh_table(warehouse: Warehouse) -> None:
     with warehouse.begin() as connection:
         connection.exec_driver_sql("DROP TABLE IF EXISTS published.newest_lines")
-        for table in ("dead_letters", "rejects", "inputs", "runs", "partitions", "attempts"):
-            connection.exec_driver_sql(f"DELETE FROM lineage.{table}")
+        forget_lineage(connection)
 
 
 def run(

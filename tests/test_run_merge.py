@@ -14,6 +14,7 @@ from overnight.job import OutputCheck
 from overnight.run import run_partition
 from tests.support import shop
 from tests.support.shop import DAY, line, reversing, write_lines
+from tests.warehouse.helpers import forget_lineage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +31,7 @@ TABLE = "merged_lines"
 def fresh_table(warehouse: Warehouse) -> None:
     with warehouse.begin() as connection:
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS published.{TABLE}")
-        for table in ("dead_letters", "rejects", "inputs", "runs", "partitions", "attempts"):
-            connection.exec_driver_sql(f"DELETE FROM lineage.{table}")
+        forget_lineage(connection)
 
 
 def run(warehouse: Warehouse, home: Path, run_id: str = "run-1", **changes: Any) -> PartitionReport:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -17,6 +17,7 @@ from overnight.errors import ConfigError
 from overnight.lineage import tables
 from overnight.redact import redact
 from overnight.spot.market import OWN_PRICE, Price, region_of
+from overnight.workers.machine_time import MachineTime
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -32,52 +33,6 @@ _log = logging.getLogger(__name__)
 KINDS = ("useful", "recomputed", "cold_start", "idle", "draining")
 _HOUR = 3600.0
 _UNKNOWN = Price(None, "none")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineTime:
-    """What one worker's machine did for one attempt, in seconds of wall-clock.
-
-    The seconds of a machine add up to what is paid for it. Where several workers, or several
-    attempts, use one machine at once, each has its share of every second, and `gpus` stays
-    those of the whole machine: the sums are right then.
-
-    Attributes:
-        machine: its host name.
-        instance_type: such as `g6.2xlarge`; None for a machine that is not in a cloud.
-        zone: its availability zone.
-        market: how it was bought.
-        gpus: devices that the seconds count for: GPUs, and 1.0 on a machine without any,
-            which counts as one device itself.
-        useful_s: inferring rows that are kept.
-        recomputed_s: inferring again what had been inferred and was lost.
-        cold_start_s: starting the engine, model loading included.
-        restart_s: the part of `cold_start_s` that an interruption made necessary.
-        idle_s: ready, without work.
-        draining_s: from a notice to the hand-back.
-        rows: rows inferred.
-        prompt_tokens: tokens read.
-        output_tokens: tokens generated.
-        recomputed_tokens: tokens that were generated again.
-        interruptions: how often the machine was taken away.
-    """
-
-    machine: str
-    instance_type: str | None = None
-    zone: str | None = None
-    market: Literal["spot", "on_demand", "unknown"] = "unknown"
-    gpus: float = 1.0
-    useful_s: float = 0.0
-    recomputed_s: float = 0.0
-    cold_start_s: float = 0.0
-    restart_s: float = 0.0
-    idle_s: float = 0.0
-    draining_s: float = 0.0
-    rows: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    recomputed_tokens: int = 0
-    interruptions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

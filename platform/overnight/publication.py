@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from overnight.contract import sql_table
 from overnight.job import digest
+from overnight.ledger import record_ledger
 from overnight.lineage.record import Counts
 from overnight.warehouse.publications import (
     PUBLISHED_HASHES,
@@ -25,6 +27,7 @@ from overnight.warehouse.table import add_key, system_columns
 if TYPE_CHECKING:
     from overnight.audit import Audit
     from overnight.job import Fingerprint, InferenceJob
+    from overnight.ledger import Entry
     from overnight.lineage.record import Attempt
     from overnight.plan import Plan
     from overnight.report import Inference
@@ -97,6 +100,7 @@ def publication(
     inference: Inference,
     stage: Stage,
     fingerprint: Fingerprint,
+    cost: list[Entry],
 ) -> Publication:
     """All that the publish transaction writes."""
     inputs = sorted((file.key.rpartition("/")[0], file.digest) for file in plan.inputs)
@@ -119,6 +123,7 @@ def publication(
         tokens_in=inference.prompt_tokens,
         tokens_out=inference.output_tokens,
         inference_seconds=inference.busy_seconds,
+        also=[functools.partial(record_ledger, attempt=stage.attempt, ledger_entries=cost)],
         data_version=digest([fingerprint.id, fingerprint.output_version, inputs]),
         summary={
             "checks": {

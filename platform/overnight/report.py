@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from overnight.audit import Audit
     from overnight.job import Fingerprint, InferenceJob
+    from overnight.ledger import Entry
     from overnight.plan import Plan
     from overnight.results import Filled
     from overnight.workers.progress import PoolProgress
@@ -98,6 +99,7 @@ class PartitionReport:
         staged: rows that this attempt wrote; others, published before, stayed in their place.
         rows: rows of the output table; more than `published` where one input gives several.
         data_version: changes if and only if the published rows may have changed.
+        cost: what each machine did and cost.
         seconds: seconds for each phase.
         sample: a few published rows.
     """
@@ -117,6 +119,7 @@ class PartitionReport:
     data_version: str
     audit: Audit
     inference: Inference
+    cost: Sequence[Entry]
     seconds: dict[str, float]
     sample: pl.DataFrame
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from overnight import ledger
 from overnight.audit import audit
 from overnight.errors import (
     AuditFailedError,
@@ -34,6 +35,7 @@ from overnight.registry import Registry
 from overnight.report import PartitionReport, Timings, measured
 from overnight.results import fill_stage, sample
 from overnight.scratch import scratch_folder
+from overnight.spot.market import Market
 from overnight.warehouse.publications import publications
 from overnight.warehouse.publish import publish
 from overnight.warehouse.table import ensure_table
@@ -109,6 +111,7 @@ def run_partition(
     job.check_partition(partition)
     job = job.pinned(house.registry)
     fingerprint = job.fingerprint()
+    prices = Market.from_env()
     timings = Timings(clock)
     with (
         _attempt(job, partition, run_id, fingerprint, house) as attempt,
@@ -119,7 +122,7 @@ def run_partition(
         with timings("plan"), _keeping_rejects(house, attempt):
             plan = _plan(job, partition, journal, earlier, house.store, scratch)
         with plan, _pool(job, fingerprint, house, report, _time_left(job)) as pool:
-            with timings("infer"):
+            with timings("infer"), _counting(house, attempt, pool, prices) as cost:
                 pool.infer(plan, _assignment(attempt, house))
             with stage_of(house.warehouse, job, attempt) as stage:
                 with timings("stage"):
@@ -133,7 +136,7 @@ def run_partition(
                 inference = measured(plan, filled, pool.samples, timings.seconds["infer"])
                 rows = sample(job, stage.preview)
                 with timings("publish"):
-                    final = publication(plan, filled, audited, inference, stage, fingerprint)
+                    final = publication(plan, filled, audited, inference, stage, fingerprint, cost)
                     publish(house.warehouse, final)
                     for index in job.indexes:
                         ensure_index(house.warehouse, stage.published, index)
@@ -154,6 +157,7 @@ def run_partition(
         data_version=str(final.data_version),
         audit=audited,
         inference=inference,
+        cost=cost,
         seconds=timings.seconds,
         sample=rows,
     )
@@ -190,6 +194,23 @@ def _attempt(
             record.finish_attempt(house.warehouse, attempt, outcome=_outcome(error), error=error)
         raise
     record.finish_attempt(house.warehouse, attempt, outcome="published")
+
+
+@contextlib.contextmanager
+def _counting(
+    house: House, attempt: Attempt, pool: Pool, prices: Market
+) -> Iterator[list[ledger.Entry]]:
+    """What inferring costs: for the publication, or on record at once if it comes to nothing."""
+    cost: list[ledger.Entry] = []
+    try:
+        yield cost
+    except BaseException:
+        with contextlib.suppress(OvernightError):
+            entries = ledger.entries(attempt, pool.spent(), prices, dt.datetime.now(tz=dt.UTC))
+            with house.warehouse.begin() as connection:
+                ledger.record_ledger(connection, attempt, entries)
+        raise
+    cost += ledger.entries(attempt, pool.spent(), prices, dt.datetime.now(tz=dt.UTC))
 
 
 def _outcome(error: BaseException) -> str:

@@ -174,3 +174,9 @@ def kill_server(warehouse: Warehouse) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             os.kill(process.pid, signal.SIGKILL)
     psutil.wait_procs(processes, timeout=30)
+
+
+def forget_lineage(connection: sa.Connection) -> None:
+    """Empty the tables of what was tried and published."""
+    for table in ("ledger", "dead_letters", "rejects", "inputs", "runs", "partitions", "attempts"):
+        connection.exec_driver_sql(f"DELETE FROM lineage.{table}")

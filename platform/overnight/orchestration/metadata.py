@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from overnight import ledger
 from overnight.contract import columns
 from overnight.landing import landed_sources
 from overnight.orchestration import plots
@@ -80,6 +81,7 @@ def of_partition(report: PartitionReport, total_rows: int) -> dict[str, Any]:
         metadata["note"] = "The partition has no rows: an empty partition is published."
     if report.inferred:
         metadata |= _of_inference(report.inference)
+        metadata |= ledger.metadata(report.cost)
     return metadata
 
 

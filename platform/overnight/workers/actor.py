@@ -143,6 +143,7 @@ class Worker:
         for lease in older:
             if lease.assignment.attempt < assignment.attempt:
                 self.release(lease.assignment.attempt)
+        self._loop.meter.open(assignment.attempt)
         with self._lock:
             if assignment.attempt not in self._leases:
                 self._leases[assignment.attempt] = _Lease(
@@ -215,6 +216,7 @@ class Worker:
         with self._lock:
             lease = self._leases.pop(attempt, None)
             self._idle_since = self._clock()
+        self._loop.meter.close(attempt)
         if lease is not None:
             self._loop.abort(attempt)
             lease.writer.close()

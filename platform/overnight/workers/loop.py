@@ -36,6 +36,7 @@ from overnight.errors import (
 )
 from overnight.workers.bisection import Bisection
 from overnight.workers.drain import Drain
+from overnight.workers.meter import Meter
 from overnight.workers.progress import Progress, Tally
 from overnight.workers.window import Held, Provenance, Window
 
@@ -93,7 +94,9 @@ class WorkerLoop:
         self._window = Window(spec.result_schema, partial_type)
         self._states: pa.Table | None = None
         self._next_look = clock()
+        self._last_kept = clock()
         self._drain: Drain | None = None
+        self.meter = Meter(clock)
         self._drained = threading.Event()
         self._search: Bisection | None = None
         self._settling: list[Held] = []
@@ -184,6 +187,7 @@ class WorkerLoop:
             ttft=ttft,
             latency=latency,
             gauges=self._gauges,
+            seconds={} if attempt is None else self.meter.seconds(attempt),
         )
 
     def close(self, timeout: float = 10.0) -> None:
@@ -239,8 +243,10 @@ class WorkerLoop:
 
     def _await_work(self) -> bool:
         with self._changed:
-            while not (self._closing or self._orders or self._has_work()):
-                self._changed.wait()
+            if not (self._closing or self._orders or self._has_work()):
+                while not (self._closing or self._orders or self._has_work()):
+                    self._changed.wait()
+                self.meter.book("idle")
             return not self._closing
 
     def _has_work(self) -> bool:
@@ -254,9 +260,11 @@ class WorkerLoop:
         """Admit, compute, journal, settle: one round."""
         if len(self._window) and (self._drain is None or self._engine is not None):
             engine = self._started()
+            weights = self._window.weights()
             try:
                 self._admit(engine)
                 results = engine.step() if engine.in_flight else None
+                self.meter.book("useful" if self._drain is None else "draining", weights)
             except Exception as error:  # noqa: BLE001 - an engine may fail in any way
                 if self._drain is None:
                     self._died(error)
@@ -283,6 +291,7 @@ class WorkerLoop:
     def _keep(self, states: pa.Table, *, for_good: bool = False) -> None:
         """Note how far rows are; `for_good` if they will not be noted again."""
         self._states = states
+        self._last_kept = self._clock()
         noted: dict[int, tuple[JournalWriter, list[pa.Table]]] = {}
         for held, records in self._window.partial_records(states):
             mine = noted.setdefault(id(held.writer), (held.writer, []))[1]
@@ -331,6 +340,7 @@ class WorkerLoop:
             self._proven = True
             if self._search is None:
                 self._unexplained = 0
+        self._last_kept = self._clock()
         for held, mine, records in self._window.finish(results):
             try:
                 held.sequence = held.writer.append(records)
@@ -384,8 +394,10 @@ class WorkerLoop:
         while self._engine is None:
             self._check_budget()
             self._starts += 1
+            self.meter.book("idle")
             try:
                 self._engine = self._spec.start()
+                self.meter.book("cold_start")
             except (ConfigError, ModelError):
                 raise
             except Exception as error:  # noqa: BLE001 - counted against the budget
@@ -432,6 +444,9 @@ class WorkerLoop:
     def _bury(self, error: BaseException) -> list[int]:
         log.warning("the engine %s died: %r", self._spec.kind, error)
         self._deaths += 1
+        weights = self._window.weights()
+        self.meter.book("useful", weights)
+        self.meter.lose(self._clock() - self._last_kept, weights)
         self._fruitless += 1
         self._last_error = error
         engine, self._engine, self._in_flight = self._engine, None, 0

@@ -9,6 +9,11 @@ from typing import Any
 MARKET_LABEL = "ray.io/market-type"
 """Ray's own label for how a machine is paid: `spot` or `on-demand`."""
 
+INSTANCE_LABEL = "overnight.io/instance-type"
+"""Our label for a machine's instance type, such as `g6.2xlarge`."""
+ZONE_LABEL = "ray.io/availability-zone"
+"""Ray's own label for a machine's availability zone."""
+
 _DEAD_NODE = re.compile(r"node has died|node died|Node Id: ([0-9a-f]{56})", re.IGNORECASE)
 
 

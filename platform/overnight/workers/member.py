@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from overnight.workers.machine_time import MachineTime
+from overnight.workers.machines import INSTANCE_LABEL, MARKET_LABEL, ZONE_LABEL
+from overnight.workers.meter import KINDS
+from overnight.workers.progress import Progress
 
 if TYPE_CHECKING:
     from overnight.workers.actor import WorkerInfo
     from overnight.workers.piece import Piece
-    from overnight.workers.progress import Progress
 
 AHEAD = 2  # splits that a worker holds at once, so that its engine's window stays full
 
@@ -24,12 +28,18 @@ class Member:
         placing: the question where it is, until that is answered.
         leasing: the request for a lease, until that is granted.
         node: Ray's id of its machine, once it has one.
+        placed: since when it has had one, monotonic seconds.
+        answered: when it last said how far it is, likewise.
         info: of the lease.
         pieces: by what is answered when they are done.
         finishing: those of the answers that a draining worker gives.
         asking: the question how far it is.
         progress: the last answer.
         draining: whether its machine goes.
+        interrupted: whether its machine was taken away from it.
+        replaces: whether it was only needed because another one's machine was taken away.
+        labels: of its machine: see `machines`.
+        gpus: of its machine.
     """
 
     name: str
@@ -38,12 +48,18 @@ class Member:
     placing: Any
     leasing: Any
     node: str | None = None
+    placed: float | None = None
+    answered: float | None = None
     info: WorkerInfo | None = None
     pieces: dict[Any, Piece] = field(default_factory=dict)
     finishing: set[Any] = field(default_factory=set)
     asking: Any = None
     progress: Progress | None = None
     draining: bool = False
+    interrupted: bool = False
+    replaces: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    gpus: float = 0.0
 
     @property
     def ready(self) -> bool:
@@ -65,3 +81,37 @@ class Member:
         if not self.ready or any(held.suspect for held in self.pieces.values()):
             return False
         return len(self.pieces) < (1 if piece.suspect else AHEAD)
+
+    def spent(self, now: float, neighbours: int) -> MachineTime:
+        """What its machine was paid for, as far as is known.
+
+        Args:
+            now: monotonic seconds; until then the machine of a worker that is gone worked on.
+            neighbours: workers on the same machine, itself included: each has its share.
+        """
+        known = self.progress or Progress()
+        seconds = dict.fromkeys(KINDS, 0.0) | known.seconds
+        if self.info is None:
+            # It waited for its engine to start, and nobody can say how far that was.
+            seconds["cold_start"] += max(0.0, now - self.placed) if self.placed else 0.0
+        pace = known.output_tokens / seconds["useful"] if seconds["useful"] else 0.0
+        share = 1.0 / max(1, neighbours)
+        market = {"spot": "spot", "on-demand": "on_demand"}.get(self.labels.get(MARKET_LABEL, ""))
+        return MachineTime(
+            machine=self.info.machine if self.info else self.name,
+            instance_type=self.labels.get(INSTANCE_LABEL),
+            zone=self.labels.get(ZONE_LABEL),
+            market=cast("Any", market or "unknown"),
+            gpus=self.gpus or 1.0,
+            useful_s=seconds["useful"] * share,
+            recomputed_s=seconds["recomputed"] * share,
+            cold_start_s=seconds["cold_start"] * share,
+            restart_s=seconds["cold_start"] * share if self.replaces else 0.0,
+            idle_s=seconds["idle"] * share,
+            draining_s=seconds["draining"] * share,
+            rows=known.rows,
+            prompt_tokens=known.prompt_tokens,
+            output_tokens=known.output_tokens,
+            recomputed_tokens=round(pace * seconds["recomputed"]),
+            interruptions=int(self.interrupted),
+        )

@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -27,8 +28,9 @@ from overnight.errors import (
 )
 from overnight.workers.actor import Assignment, Worker, WorkerInfo
 from overnight.workers.cluster import NAMESPACE, ClusterConfig, connected, worker_count
-from overnight.workers.machines import say_draining, taken_away
+from overnight.workers.machines import alive_nodes, say_draining, taken_away
 from overnight.workers.member import Member
+from overnight.workers.meter import KINDS
 from overnight.workers.piece import Piece
 from overnight.workers.progress import PoolProgress
 
@@ -39,12 +41,13 @@ if TYPE_CHECKING:
 
     from overnight.engines.base import EngineSpec
     from overnight.plan import Plan
-    from overnight.workers.loop import Progress
+    from overnight.workers.machine_time import MachineTime
 
 log = logging.getLogger(__name__)
 
 PREFIX = "engine:"
 FAILED_STARTS_IN_A_ROW = 5
+LOST_S = 0.1  # of work that a worker without notice had not flushed: see the journal's interval
 VERDICT_S = 30.0  # within which Ray knows whether a worker that does not answer is dead
 
 
@@ -87,13 +90,14 @@ class Pool:
         self._ends_at = None if ends_in_s is None else clock() + ends_in_s
         self._lost = 0
         self._interrupted = 0
+        self._replaced = 0
         self._failed_starts = 0
         self._queue: deque[Piece] = deque()
         self._planned = False
         self._begun: dict[bytes, Any] = {}
         self._refused: set[str] = set()
         self._waited = 0.0
-        self._gone: list[Progress] = []
+        self._gone: list[Member] = []
         self._members: list[Member] = []
         self._ray = contextlib.ExitStack()
         self.samples: list[PoolProgress] = []
@@ -155,7 +159,11 @@ class Pool:
         while sum(not member.draining for member in self._members) < count:
             name = next(name for name in names if name not in mine and name not in self._refused)
             mine.add(name)
-            self._members.append(self._hire(name))
+            member = self._hire(name)
+            # Those that come for machines that were taken away start their engines for it.
+            member.replaces = self._replaced < self._interrupted
+            self._replaced += member.replaces
+            self._members.append(member)
 
     def _going_nodes(self) -> set[str]:
         return {member.node for member in self._members if member.draining and member.node}
@@ -224,12 +232,7 @@ class Pool:
                 self._ask()
                 self._tell()
         for member in self._members:
-            # Every row is journalled: a worker that is lost only now is missed by nobody.
-            if member.info:
-                with contextlib.suppress(ray.exceptions.RayError, OvernightError):
-                    member.progress = _answer(
-                        member.handle.progress.remote(self._assignment.attempt)
-                    )
+            self._ask_last(member)
         self._tell()
         return hired
 
@@ -294,9 +297,12 @@ class Pool:
             self._failed_starts = 0
             log.info("%s is ready on %s (pid %d)", member.name, value.machine, value.pid)
         elif reference == member.placing:
-            member.node, member.placing = value, None
+            member.node, member.placing, member.placed = value, None, self._clock()
+            machine = alive_nodes().get(value, {})
+            member.labels = machine.get("Labels", {})
+            member.gpus = machine.get("Resources", {}).get("GPU", 0.0)
         elif reference == member.asking:
-            member.progress, member.asking = value, None
+            member.progress, member.asking, member.answered = value, None, self._clock()
         else:
             piece = member.pieces.pop(reference)
             if reference in member.finishing:
@@ -325,6 +331,7 @@ class Pool:
         """A drained worker is not needed any more, and should end before its machine does."""
         if member.draining and not member.pieces:
             self._refused.add(member.name)
+            self._ask_last(member)
             self._forget(member)
             member.handle.release.remote(self._assignment.attempt)
 
@@ -337,11 +344,21 @@ class Pool:
 
     def _forget(self, member: Member) -> None:
         self._members.remove(member)
-        if member.progress:
-            self._gone.append(member.progress)
+        self._gone.append(member)
+
+    def spent(self) -> list[MachineTime]:
+        """What the attempt's machines did, for the ledger."""
+        everyone = [*self._gone, *self._members]
+        now = self._clock()
+        return [
+            member.spent(now, sum(other.node == member.node for other in self._members))
+            for member in everyone
+            if member.node is not None
+        ]
 
     def _interrupted_by(self, member: Member, what: str) -> None:
         self._interrupted += 1
+        member.interrupted = True
         log.warning("%s %s", member.name, what)
         if not self._retry_on_interrupt:
             raise InterruptedRunError(
@@ -353,6 +370,7 @@ class Pool:
         """A worker is gone: what it had not journalled goes to the front of the queue."""
         self._lost += 1
         self._forget(member)
+        self._book_lost(member)
         pieces = list(member.pieces.values())
         if member.draining or taken_away(member.node, error):
             self._requeue(pieces)
@@ -361,6 +379,17 @@ class Pool:
         else:
             self._suspect(member, pieces)
         self._hire_missing()
+
+    def _book_lost(self, member: Member) -> None:
+        """It worked until now, as far as anybody knows; what it had not flushed is lost."""
+        if member.progress is None or member.answered is None:
+            return
+        since = self._clock() - member.answered
+        lost = min(since, LOST_S)
+        seconds = dict.fromkeys(KINDS, 0.0) | member.progress.seconds
+        seconds["useful"] += since - lost
+        seconds["recomputed"] += lost
+        member.progress = replace(member.progress, seconds=seconds)
 
     def _suspect(self, member: Member, pieces: list[Piece]) -> None:
         """A worker died on a machine that lives: perhaps of one of its rows."""
@@ -412,10 +441,19 @@ class Pool:
         if any(member.placing is not None for member in self._members):
             make_room(self._name)
 
+    def _ask_last(self, member: Member) -> None:
+        """How far it got in the end; one that is lost only now is missed by nobody."""
+        import ray
+
+        if member.info:
+            with contextlib.suppress(ray.exceptions.RayError, OvernightError):
+                asked = member.handle.progress.remote(self._assignment.attempt)
+                member.progress, member.answered = _answer(asked), self._clock()
+
     def _tell(self) -> None:
         """Report the sum over the workers, lost ones included."""
         members = self._members
-        known = [*self._gone, *(member.progress for member in members if member.progress)]
+        known = [m.progress for m in (*self._gone, *members) if m.progress]
         progress = PoolProgress(
             seconds=self._clock() - self._started,
             rows=sum(p.rows for p in known),

@@ -52,6 +52,7 @@ class Progress:
         latency: seconds from a row's admission to its last token.
         gauges: the engine's own gauges.
         advised: whether the machine is likely to be taken away: new rows are better off elsewhere.
+        seconds: of one attempt, by what the worker's time went into: see `meter.KINDS`.
     """
 
     rows: int = 0
@@ -66,6 +67,7 @@ class Progress:
     latency: Histogram = field(default_factory=Histogram)
     gauges: dict[str, float] = field(default_factory=dict)
     advised: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,15 @@ class Window:
         """The splits that it holds."""
         return list(self._held)
 
+    def weights(self) -> dict[int, float]:
+        """How many rows with the engine each attempt has."""
+        rows: dict[int, float] = {}
+        for held in self._held:
+            attempt = held.provenance["attempt"]
+            begun = float(np.count_nonzero(~held.done[: held.admitted])) or 1e-9
+            rows[attempt] = rows.get(attempt, 0.0) + begun
+        return rows
+
     def __len__(self) -> int:
         """Rows that are undecided."""
         return sum(held.left for held in self._held)
