@@ -25,6 +25,15 @@ class ClusterResource(dg.ConfigurableResource["ClusterResource"]):
     workers: int = Field(
         default=0, description="Workers to use; 0: one for each GPU, or for each node without any."
     )
+    gpus: float | None = Field(
+        default=None,
+        description="GPUs of each worker; unset: one if the cluster has a machine with a GPU now. "
+        "Say it where machines only come when they are asked for.",
+    )
+    changeover_s: float = Field(
+        default=180.0,
+        description="Seconds from asking for a machine until its engine works.",
+    )
     idle_timeout_s: float = Field(
         default=900.0, description="Seconds after which an unused warm engine is released."
     )
@@ -36,5 +45,7 @@ class ClusterResource(dg.ConfigurableResource["ClusterResource"]):
             Home.from_env().cluster,
             address=self.address,
             workers=self.workers,
+            gpus=self.gpus,
+            changeover_s=self.changeover_s,
             idle_timeout_s=self.idle_timeout_s,
         )

@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -35,16 +35,18 @@ from overnight.registry import Registry
 from overnight.report import PartitionReport, Timings, measured
 from overnight.results import fill_stage, sample
 from overnight.scratch import scratch_folder
+from overnight.spot.deadline import market_policy
 from overnight.spot.market import Market
 from overnight.warehouse.publications import publications
 from overnight.warehouse.publish import publish
 from overnight.warehouse.table import ensure_table
 from overnight.warehouse.vectors import ensure_index
 from overnight.workers.actor import Assignment
+from overnight.workers.buying import Buyer
 from overnight.workers.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from overnight.job import Fingerprint, InferenceJob
@@ -121,7 +123,7 @@ def run_partition(
         earlier = Earlier.read(house.warehouse, job, partition, fingerprint)
         with timings("plan"), _keeping_rejects(house, attempt):
             plan = _plan(job, partition, journal, earlier, house.store, scratch)
-        with plan, _pool(job, fingerprint, house, report, _time_left(job)) as pool:
+        with plan, _pool(job, fingerprint, house, attempt, report) as pool:
             with timings("infer"), _counting(house, attempt, pool, prices) as cost:
                 pool.infer(plan, _assignment(attempt, house))
             with stage_of(house.warehouse, job, attempt) as stage:
@@ -267,26 +269,40 @@ def _pool(
     job: InferenceJob,
     fingerprint: Fingerprint,
     house: House,
+    attempt: Attempt,
     report: Callable[[PoolProgress], None],
-    time_left: float | None,
 ) -> Pool:
     # Jobs that declare the same engine with the same model share its warm workers.
     name = f"{job.engine.kind}-{digest([dict(fingerprint.identity), repr(job.engine)])}"
+    started = record.run_started(house.warehouse, attempt)
+    ends_at = job.spot.ends_at(started)
+    time_left = None
+    if ends_at is not None:
+        time_left = (ends_at - dt.datetime.now(tz=dt.UTC)).total_seconds()
+
+    def note(decision: Mapping[str, Any]) -> None:
+        try:
+            record.add_decision(house.warehouse, attempt, decision)
+        except OvernightError as error:
+            log.warning("not on record: %s: %s", decision.get("reason"), error)
+
     return Pool(
         house.cluster,
         job.engine,
         name=name,
         retry_on_interrupt=job.spot.retry_on_interrupt,
         ends_in_s=time_left,
+        buyer=Buyer(
+            market_policy(job.spot, started=started, changeover_s=house.cluster.changeover_s),
+            instance_types=job.spot.instance_types,
+            ends_in_s=time_left,
+            pace=record.last_pace(house.warehouse, job.name),
+            patience_s=house.cluster.changeover_s,
+            note=note,
+        ),
+        note=note,
         report=report,
     )
-
-
-def _time_left(job: InferenceJob) -> float | None:
-    """Seconds until the job's deadline."""
-    now = dt.datetime.now(tz=dt.UTC)
-    ends_at = job.spot.ends_at(now)
-    return None if ends_at is None else (ends_at - now).total_seconds()
 
 
 def _assignment(attempt: Attempt, house: House) -> Assignment:

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--counter", required=True)
     parser.add_argument("--step-s", type=float, default=0.01)
     parser.add_argument("--max-runtime-min", type=float)
+    parser.add_argument("--pricing", default="spot")
     parser.add_argument("--once", action="store_true", help="retry_on_interrupt=False")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
@@ -36,14 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         engine=Typist(window=8, step_s=options.step_s, counter=options.counter),
         split_rows=10,
         spot=SpotPolicy(
-            max_runtime_min=options.max_runtime_min, retry_on_interrupt=not options.once
+            pricing=options.pricing,
+            max_runtime_min=options.max_runtime_min,
+            retry_on_interrupt=not options.once,
         ),
     )
     home = Home.from_env()
     try:
         with Warehouse.open(home=home.path) as warehouse:
             house = shop.house(warehouse, home.path)
-            cluster = replace(house.cluster, idle_timeout_s=5.0)
+            cluster = replace(house.cluster, idle_timeout_s=5.0, changeover_s=10.0)
             report = run_partition(
                 job,
                 options.day,

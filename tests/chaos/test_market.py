@@ -155,3 +155,43 @@ def test_a_machine_that_may_go_gets_no_new_splits(lab: Lab, market: SpotMarket) 
     with lab.warehouse.connect() as connection:
         query = sa.text("SELECT count(*) FROM published.reversed_lines WHERE partition_key = :day")
         assert connection.execute(query, {"day": night.day}).scalar_one() == 80
+
+
+def test_on_demand_keeps_the_deadline_when_spot_is_lost(lab: Lab, market: SpotMarket) -> None:
+    spot = market.launch()
+    # So that it is known how fast rows are inferred.
+    assert Night(lab, "2026-07-08").start().wait() == PUBLISHED
+    night = Night(lab, "2026-07-07")
+    # Hardly more than two changeovers, a poll and the work.
+    step = night.start("--pricing", "deadline", "--max-runtime-min", "1.5")
+    night.until_typed(0.3, step)
+    spot.notify(2.0)
+    assert wait_for(lambda: not spot.workers(), step), step.output
+    market.take_away(spot)
+    market.launch(market="on-demand")
+    assert step.wait() == PUBLISHED, step.output
+    night.check()
+    assert night.typed == night.letters
+    with lab.warehouse.connect() as connection:
+        ((decisions,),) = connection.execute(
+            sa.text("SELECT decisions FROM lineage.attempts WHERE partition_key = :day"),
+            {"day": night.day},
+        )
+        ledger = connection.execute(
+            sa.text(
+                "SELECT market, interruptions, recomputed_tokens FROM lineage.ledger "
+                "WHERE partition_key = :day"
+            ),
+            {"day": night.day},
+        ).all()
+    kinds = [(d["decision"], d.get("market")) for d in decisions]
+    waited = [("market", "wait")] if len(kinds) == 4 else []
+    assert kinds == [
+        ("market", "spot"),
+        ("interruption", "spot"),
+        *waited,
+        ("market", "on_demand"),
+    ]
+    assert decisions[-1]["rule"] in {"behind", "safety_net"}
+    assert all(d["reason"] for d in decisions)
+    assert sorted(map(tuple, ledger)) == [("on_demand", 0, 0), ("spot", 1, 0)]

@@ -36,10 +36,12 @@ __all__ = [
     "add_decision",
     "finish_attempt",
     "keep_inputs",
+    "last_pace",
     "record_dead_letters",
     "record_failure_rejects",
     "record_inputs",
     "record_rejects",
+    "run_started",
     "start_attempt",
 ]
 
@@ -224,6 +226,33 @@ def finish_attempt(
             connection.execute(change)
     finally:
         attempt.lease.release()
+
+
+def run_started(warehouse: Warehouse, attempt: Attempt) -> dt.datetime:
+    """When the first attempt of the attempt's run at its partition began: retries included."""
+    c = tables.attempts.c
+    first = sa.select(sa.func.min(c.started_at)).where(
+        c.run_id == attempt.run_id,
+        c.job == attempt.job,
+        c.partition_key == attempt.partition_key,
+    )
+    with warehouse.connect() as connection:
+        started: dt.datetime = connection.execute(first).scalar_one()
+    return started
+
+
+def last_pace(warehouse: Warehouse, job: str) -> float | None:
+    """Rows that a job's last publication inferred in a second; None if there is none."""
+    c = tables.runs.c
+    last = (
+        sa.select(c.inferred, c.inference_seconds)
+        .where(c.job == job, c.inferred > 0, c.inference_seconds > 0)
+        .order_by(c.attempt.desc())
+        .limit(1)
+    )
+    with warehouse.connect() as connection:
+        found = connection.execute(last).first()
+    return None if found is None else found.inferred / found.inference_seconds
 
 
 def add_decision(warehouse: Warehouse, attempt: Attempt, decision: Mapping[str, Any]) -> None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GIVE_WAY_S = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
@@ -112,7 +114,7 @@ class Worker:
         self._closing = False
         self._machine = socket.gethostname()
         self._loop = WorkerLoop(spec)
-        self._going: Notice | None = None
+        self._going: str | None = None
         self._advised = False
         self._notices = NoticeWatcher(on_notice=self.notice)
         self._notices.start()
@@ -196,10 +198,12 @@ class Worker:
         if notice.kind == "rebalance":
             self._advised = True
             return
-        self._going = notice
-        threading.Thread(
-            target=self._drain, args=(notice,), name="overnight-drain", daemon=True
-        ).start()
+        deadline = notice.deadline or time.time()
+        self._start_drain(notice.detail, deadline, tell=True)
+
+    def give_way(self) -> None:
+        """Drain in order: the machine stays, but one of another market is wanted instead."""
+        self._start_drain("gives way to another market", time.time() + GIVE_WAY_S, tell=False)
 
     def drained(self, attempt: int) -> str:
         """Wait until what the drain still finishes is done and kept; why the machine goes."""
@@ -208,8 +212,7 @@ class Worker:
                 lease = self._leases.get(attempt)
             if lease is not None:
                 lease.renewed = self._clock()
-        going = self._going
-        return going.detail if going else ""
+        return self._going or ""
 
     def release(self, attempt: int) -> None:
         """Give a lease back: unfinished rows are dropped, finished ones flushed."""
@@ -240,10 +243,16 @@ class Worker:
         self._notices.close()
         self._loop.close()
 
-    def _drain(self, notice: Notice) -> None:
-        deadline = notice.deadline or time.time()
-        with contextlib.suppress(Exception):  # Ray then learns it when the machine is gone
-            self._tell(notice.detail, deadline)
+    def _start_drain(self, why: str, deadline: float, *, tell: bool) -> None:
+        self._going = why
+        threading.Thread(
+            target=self._drain, args=(why, deadline, tell), name="overnight-drain", daemon=True
+        ).start()
+
+    def _drain(self, why: str, deadline: float, tell: bool) -> None:
+        if tell:
+            with contextlib.suppress(Exception):  # Ray then learns it when the machine is gone
+                self._tell(why, deadline)
         self._loop.drain(deadline - time.time())
         self._loop.drained()
         self._notices.drained()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from overnight.errors import ConfigError
+from overnight.spot.deadline import CHANGEOVER_S
 from overnight.workers.machines import alive_nodes
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class ClusterConfig:
             `overnight demo` keeps up, if it does, else a Ray that is started for the run.
         head_file: where a head that this installation keeps up leaves its address.
         workers: how many workers to use; 0: one for each GPU, or for each node without any.
+        gpus: GPUs of each worker; None: one if there is a machine with a GPU now. Say it where
+            machines only come when they are asked for.
+        changeover_s: seconds from asking for a machine until its engine works.
         idle_timeout_s: seconds after which an unused warm engine is released.
         lease_timeout_s: seconds without a sign of life after which a worker drops a run's rows.
     """
@@ -38,13 +42,17 @@ class ClusterConfig:
     address: str | None
     head_file: Path
     workers: int = 0
+    gpus: float | None = None
+    changeover_s: float = CHANGEOVER_S
     idle_timeout_s: float = 900.0
     lease_timeout_s: float = 20.0
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ConfigError(f"cluster: workers is {self.workers}, must be 0 (automatic) or more")
-        for name in ("idle_timeout_s", "lease_timeout_s"):
+        if self.gpus is not None and not 0 <= self.gpus < float("inf"):
+            raise ConfigError(f"cluster: gpus is {self.gpus}, must be 0 or more")
+        for name in ("changeover_s", "idle_timeout_s", "lease_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"cluster: {name} is {getattr(self, name)}, must be above 0")
 
@@ -121,19 +129,23 @@ def keep_head(config: ClusterConfig) -> Iterator[str]:
             ray.shutdown()
 
 
-def worker_count(config: ClusterConfig, *, without: Collection[str] = ()) -> tuple[int, float]:
+def worker_count(
+    config: ClusterConfig, *, without: Collection[str] = (), market: str | None = None
+) -> tuple[int, float]:
     """How many workers the connected cluster carries, and the GPUs of each.
 
     Args:
         config: may fix their number.
         without: Ray's ids of machines that will be taken away.
+        market: count the machines of this one only.
 
     Returns:
         At least one worker: on a cluster without a machine it waits for the first.
     """
-    nodes = {node: known for node, known in alive_nodes().items() if node not in without}
-    gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes.values()))
-    return config.workers or gpus or max(1, len(nodes)), 1.0 if gpus else 0.0
+    nodes = [known for node, known in alive_nodes(market).items() if node not in without]
+    gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
+    each = config.gpus if config.gpus is not None else float(gpus > 0)
+    return config.workers or gpus or max(1, len(nodes)), each
 
 
 def _answers(address: str) -> bool:

@@ -33,11 +33,20 @@ def say_draining(reason: str, deadline: float) -> None:
     gcs.drain_node(context.get_node_id(), preemption, reason, int(deadline * 1000))
 
 
-def alive_nodes() -> dict[str, dict[str, Any]]:
-    """The machines that can carry workers, by Ray's id of them."""
+def alive_nodes(market: str | None = None) -> dict[str, dict[str, Any]]:
+    """The machines that can carry workers (of one market only, if told), by Ray's id of them."""
     return {
-        node["NodeID"]: node for node in _nodes() if node["Alive"] and node["Resources"].get("CPU")
+        node["NodeID"]: node
+        for node in _nodes()
+        if node["Alive"]
+        and node["Resources"].get("CPU")
+        and (market is None or market_of(node) == market)
     }
+
+
+def has_markets() -> bool:
+    """Whether the cluster's machines, its head included, say on which market they were bought."""
+    return any(node["Alive"] and market_of(node) is not None for node in _nodes())
 
 
 def market_of(node: dict[str, Any] | None) -> str | None:

@@ -24,7 +24,7 @@ class Member:
     Attributes:
         name: of the actor.
         handle: the actor.
-        hired: when it was asked for, monotonic seconds.
+        market: it was asked for on; None where machines do not say.
         placing: the question where it is, until that is answered.
         leasing: the request for a lease, until that is granted.
         node: Ray's id of its machine, once it has one.
@@ -37,6 +37,7 @@ class Member:
         progress: the last answer.
         draining: whether its machine goes.
         interrupted: whether its machine was taken away from it.
+        gives_way: whether it drains because the policy wants another market.
         replaces: whether it was only needed because another one's machine was taken away.
         labels: of its machine: see `machines`.
         gpus: of its machine.
@@ -44,7 +45,7 @@ class Member:
 
     name: str
     handle: Any
-    hired: float
+    market: str | None
     placing: Any
     leasing: Any
     node: str | None = None
@@ -57,6 +58,7 @@ class Member:
     progress: Progress | None = None
     draining: bool = False
     interrupted: bool = False
+    gives_way: bool = False
     replaces: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     gpus: float = 0.0

@@ -8,6 +8,7 @@ detection of dead nodes are Ray's.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import itertools
 import logging
 import time
@@ -28,19 +29,27 @@ from overnight.errors import (
 )
 from overnight.workers.actor import Assignment, Worker, WorkerInfo
 from overnight.workers.cluster import NAMESPACE, ClusterConfig, connected, worker_count
-from overnight.workers.machines import alive_nodes, say_draining, taken_away
+from overnight.workers.machines import (
+    MARKET_LABEL,
+    ZONE_LABEL,
+    alive_nodes,
+    has_markets,
+    say_draining,
+    taken_away,
+)
 from overnight.workers.member import Member
 from overnight.workers.meter import KINDS
 from overnight.workers.piece import Piece
 from overnight.workers.progress import PoolProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Self
 
     from overnight.engines.base import EngineSpec
     from overnight.plan import Plan
+    from overnight.workers.buying import Buyer
     from overnight.workers.machine_time import MachineTime
 
 log = logging.getLogger(__name__)
@@ -64,6 +73,8 @@ class Pool:
         name: of the engine; workers of the same name are shared.
         retry_on_interrupt: whether to go on when a machine is taken away.
         ends_in_s: seconds from now until the deadline; None for no deadline.
+        buyer: says on which market to ask for workers, where machines have a label for that.
+        note: puts on record what happened to machines.
         clock: monotonic seconds.
     """
 
@@ -75,6 +86,8 @@ class Pool:
         name: str,
         retry_on_interrupt: bool = True,
         ends_in_s: float | None = None,
+        buyer: Buyer | None = None,
+        note: Callable[[Mapping[str, Any]], None] = lambda _: None,
         report: Callable[[PoolProgress], None],
         report_every_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
@@ -87,6 +100,9 @@ class Pool:
         self._clock = clock
         self._started = clock()
         self._retry_on_interrupt = retry_on_interrupt
+        self._buyer = buyer
+        self._note = note
+        self._market: str | None = None
         self._ends_at = None if ends_in_s is None else clock() + ends_in_s
         self._lost = 0
         self._interrupted = 0
@@ -149,21 +165,55 @@ class Pool:
         """As many workers as the cluster carries now; those that run already come first."""
         import ray
 
-        count, self._gpus = worker_count(self._config, without=self._going_nodes())
-        mine = {member.name for member in self._members}
-        warm = [n for n in ray.util.list_named_actors() if n.startswith(f"{self._name}-")]
-        names = itertools.chain(
-            sorted(name for name in warm if name not in mine),
-            (f"{self._name}-{n}" for n in itertools.count()),
+        self._market = self._choose_market()
+        self._replace_others()
+        count, self._gpus = worker_count(
+            self._config, without=self._going_nodes(), market=self._market
         )
-        while sum(not member.draining for member in self._members) < count:
-            name = next(name for name in names if name not in mine and name not in self._refused)
-            mine.add(name)
+        prefix = f"{self._name}-{self._market}-" if self._market else f"{self._name}-"
+        taken = {member.name for member in self._members} | self._refused
+        warm = [n for n in ray.util.list_named_actors() if n.removeprefix(prefix).isdecimal()]
+        names = itertools.chain(sorted(warm), (f"{prefix}{n}" for n in itertools.count()))
+        while sum(self._wanted(member) for member in self._members) < count:
+            name = next(name for name in names if name not in taken)
+            taken.add(name)
             member = self._hire(name)
             # Those that come for machines that were taken away start their engines for it.
             member.replaces = self._replaced < self._interrupted
             self._replaced += member.replaces
             self._members.append(member)
+
+    def _wanted(self, member: Member) -> bool:
+        return not member.draining and not member.gives_way and member.market == self._market
+
+    def _choose_market(self) -> str | None:
+        if self._buyer is None or not has_markets():
+            return None
+        done = sum(m.progress.rows for m in (*self._gone, *self._members) if m.progress)
+        spent = sum(
+            m.progress.seconds.get("useful", 0.0)
+            for m in (*self._gone, *self._members)
+            if m.progress
+        )
+        return self._buyer.decide(
+            self._members,
+            left=self._rows_left(),
+            total=self._total,
+            pace=done / spent if done and spent else None,
+        )
+
+    def _replace_others(self) -> None:
+        """Workers of another market give way: at once if they wait, else when others are ready."""
+        import ray
+
+        others = [m for m in self._members if m.market != self._market and not m.draining]
+        for member in others:
+            if member.node is None:
+                ray.kill(member.handle)
+                self._members.remove(member)
+            elif not member.gives_way and any(m.ready and self._wanted(m) for m in self._members):
+                member.gives_way = True
+                member.handle.give_way.remote()
 
     def _going_nodes(self) -> set[str]:
         return {member.node for member in self._members if member.draining and member.node}
@@ -183,6 +233,8 @@ class Pool:
         }
         if self._stays:
             options["lifetime"] = "detached"
+        if self._buyer is not None and self._market is not None:
+            options["label_selector"] = self._buyer.selector(self._market)
         handle: Any = (
             ray.remote(Worker)
             .options(**options)
@@ -198,7 +250,7 @@ class Pool:
         return Member(
             name=name,
             handle=handle,
-            hired=self._clock(),
+            market=self._market,
             placing=handle.placed.remote(),
             leasing=handle.lease.remote(self._assignment),
         )
@@ -314,7 +366,8 @@ class Pool:
         piece = member.pieces.pop(reference, None)
         if not member.draining:
             member.draining = True
-            self._interrupted_by(member, "drains: its machine will be taken away")
+            if not member.gives_way:
+                self._interrupted_by(member, "drains: its machine will be taken away")
         if reference == member.leasing:
             member.leasing = None
         if piece is not None:
@@ -360,6 +413,17 @@ class Pool:
         self._interrupted += 1
         member.interrupted = True
         log.warning("%s %s", member.name, what)
+        self._note(
+            {
+                "decision": "interruption",
+                "at": dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds"),
+                "machine": member.info.machine if member.info else None,
+                "market": member.labels.get(MARKET_LABEL),
+                "zone": member.labels.get(ZONE_LABEL),
+                "reason": f"{member.name} {what}",
+                "rows_left": self._rows_left(),
+            }
+        )
         if not self._retry_on_interrupt:
             raise InterruptedRunError(
                 f"{member.name} {what}, and the job has retry_on_interrupt=False; what was "
