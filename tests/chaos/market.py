@@ -82,7 +82,6 @@ class SpotMarket:
         notice = self._folder / f"notice-{number}.json"
         node = self._cluster.add_node(
             num_cpus=1,
-            node_ip_address="127.0.0.1",
             object_store_memory=MEMORY,
             labels={MARKET_LABEL: market},
             env_vars={
@@ -110,7 +109,6 @@ def open_market(folder: Path) -> Iterator[SpotMarket]:
         initialize_head=True,
         head_node_args={
             "num_cpus": 0,
-            "node_ip_address": "127.0.0.1",
             "object_store_memory": MEMORY,
             "include_dashboard": False,
             "labels": {MARKET_LABEL: "on-demand"},
