@@ -51,10 +51,12 @@ bench: setup  ## measure, side by side with the peers
 chaos: setup  ## the full kill sweeps
 	$(BIN)/python -m pytest -m sweep --override-ini timeout=3600
 
-lock:  ## resolve requirements/lock.txt anew (needs uv)
+lock:  ## resolve requirements/lock.txt and lock-gpu.txt anew (needs uv)
 	uv pip compile pyproject.toml --extra cpu --extra demo --group dev --override requirements/overrides.txt \
 	  --python-version 3.11 --no-emit-package torch --no-annotate --no-header \
 	  --output-file requirements/lock.txt
+	uv pip compile pyproject.toml --extra gpu --extra demo --override requirements/overrides.txt \
+	  --python-version 3.11 --no-annotate --no-header --output-file requirements/lock-gpu.txt
 
 clean:  ## remove the virtual environment and all local state
 	rm -rf $(VENV) .overnight .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,14 +21,26 @@ if TYPE_CHECKING:
 
     from overnight.home import Home
 
+# The twin of infra/dagster/dagster.yaml, which says why each of these is so.
 DAGSTER_YAML = """\
 telemetry:
   enabled: false
+run_retries:
+  enabled: true
+  max_retries: 3
+  retry_on_asset_or_op_failure: false
 run_monitoring:
   enabled: true
+  poll_interval_seconds: 10
+  start_timeout_seconds: 180
+  cancel_timeout_seconds: 180
+  free_slots_after_run_end_seconds: 60
 concurrency:
   runs:
     max_concurrent_runs: 4
+  pools:
+    default_limit: 1
+    granularity: op
 """
 STOP_TIMEOUT_S = 20
 

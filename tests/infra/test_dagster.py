@@ -1,0 +1,124 @@
+"""Dagster's settings: production's and the development twin's, read and acted on by Dagster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster import DagsterInstance
+
+from overnight.dev import DAGSTER_YAML
+from tests.infra.dying import PIDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[2]
+PRODUCTION = ROOT / "infra" / "dagster" / "dagster.yaml"
+DEADLINE_S = 120
+
+
+def wait_until(done: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not done():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def production(tmp_path: Path) -> Iterator[DagsterInstance]:
+    """A Dagster instance that is set up by production's file."""
+    shutil.copy(PRODUCTION, tmp_path / "dagster.yaml")
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        yield instance
+
+
+@pytest.fixture
+def daemon(production: DagsterInstance, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Dagster's daemon at work on it; yields the environment for other programs beside it."""
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(tmp_path),
+        PIDS: str(tmp_path / "pids"),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dagster._daemon", "run", "-m", "tests.infra.dying"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield environment
+    finally:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_dagster_reads_the_settings_as_they_are_meant(production: DagsterInstance) -> None:
+    assert production.telemetry_enabled is False
+    assert production.run_retries_enabled
+    assert production.run_retries_max_retries == 3
+    assert production.run_retries_retry_on_asset_or_op_failure is False
+    assert production.run_monitoring_enabled
+    assert production.run_monitoring_poll_interval_seconds == 10
+    assert production.run_monitoring_start_timeout_seconds == 180
+    assert production.run_monitoring_cancel_timeout_seconds == 180
+    assert production.run_monitoring_settings["free_slots_after_run_end_seconds"] == 60
+    queue = production.get_concurrency_config()
+    assert queue.run_queue_config is not None
+    assert queue.run_queue_config.max_concurrent_runs == 4
+    assert queue.pool_config.default_pool_limit == 1
+    assert queue.pool_config.pool_granularity is not None
+    assert queue.pool_config.pool_granularity.value == "op"
+
+
+def test_development_has_productions_settings_but_for_the_storage() -> None:
+    production = yaml.safe_load(PRODUCTION.read_text())
+    production.pop("storage", None)
+    assert yaml.safe_load(DAGSTER_YAML) == production
+
+
+def test_a_run_whose_process_is_killed_is_run_again(
+    production: DagsterInstance, daemon: dict[str, str]
+) -> None:
+    launched = subprocess.run(
+        [
+            *(sys.executable, "-m", "dagster", "job", "launch"),
+            *("-m", "tests.infra.dying", "-j", "stuck_once"),
+        ],
+        cwd=ROOT,
+        env=daemon,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert launched.returncode == 0, launched.stdout + launched.stderr
+    pids = Path(daemon[PIDS])
+    wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"), "the run did not start")
+    os.kill(int(pids.read_text()), signal.SIGKILL)
+
+    def ended() -> bool:
+        runs = production.get_runs()
+        return len(runs) == 2 and all(run.is_finished for run in runs)
+
+    wait_until(ended, "the killed run was not run again")
+    again, killed = production.get_runs()
+    assert killed.status is dg.DagsterRunStatus.FAILURE
+    assert again.status is dg.DagsterRunStatus.SUCCESS
+    assert again.parent_run_id == killed.run_id
