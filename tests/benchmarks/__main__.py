@@ -1,6 +1,6 @@
 """Measure, side by side with the peers, and hold the figures against their bounds.
 
-    python -m tests.benchmarks [NAME ...] [--model DIRECTORY] [--runs N]
+    python -m tests.benchmarks [NAME ...] [--model DIRECTORY] [--runs N] [--traces DIRECTORY]
 
 Every system runs in fresh processes of its own, on the same inputs, alternating with its peer;
 medians are reported. A bound that is not kept makes the exit status 1. Nothing here is a test:
@@ -26,6 +26,7 @@ from tests.benchmarks import (
     bench_partition,
     bench_plumbing,
     bench_recommendations,
+    bench_spot_traces,
     bench_static_batches,
 )
 from tests.benchmarks.harness import Case, Figure, table
@@ -65,6 +66,7 @@ BENCHMARKS: dict[str, Callable[[Case], list[Figure]]] = {
     "partition": bench_partition.figures,
     "embeddings": bench_embeddings.figures,
     "recommendations": bench_recommendations.figures,
+    "spot_traces": bench_spot_traces.figures,
 }
 
 
@@ -80,6 +82,7 @@ def main() -> int:
     parser.add_argument(
         "--plumbing-rows", type=int, nargs=2, default=(100_000, 1_000_000), metavar="N"
     )
+    parser.add_argument("--traces", default="", help="a directory of spot traces")
     chosen = parser.parse_args()
     unknown = [name for name in chosen.names if name not in BENCHMARKS]
     if unknown:
@@ -89,6 +92,7 @@ def main() -> int:
         rows=chosen.rows,
         runs=chosen.runs,
         plumbing_rows=tuple(chosen.plumbing_rows),
+        traces=chosen.traces,
         max_model_len=_context(Path(chosen.model)),
     )
     figures: list[Figure] = []

@@ -37,6 +37,7 @@ class Case:
         max_num_batched_tokens: tokens in one step.
         max_model_len: longest prompt and text together.
         kv_cache_gib: memory for attention on CPU.
+        traces: a directory of spot traces; empty: where they usually are.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Case:
     max_num_batched_tokens: int = 8192
     max_model_len: int = 1024
     kv_cache_gib: int = 2
+    traces: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,7 +148,7 @@ class OneMarket:
             return settle(now, "wait", "done", "nothing is left to do")
         if self.market == "on_demand":
             return settle(now, "on_demand", "on_demand", "the job asks for on-demand machines")
-        if last and self.decisions.held in spot:
+        if last and last.place in spot:
             return last
         if spot:
             return self.decisions.take(now, spot[0])

@@ -17,7 +17,7 @@ from overnight.spot.deadline import POLL_S, DeadlinePolicy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from overnight.spot.decision import MarketPolicy
+    from overnight.spot.decision import Decision, MarketPolicy
     from overnight.spot.traces import Trace
 
 _DONE_S = 1e-6
@@ -83,10 +83,20 @@ class Market:
             for row in columns
         ]
 
-    def price(self, task: Task, place: str | None, moment: int) -> float:
-        """Of a machine, in USD a second; None: on-demand."""
-        if place is None:
+    def price(self, task: Task, decision: Decision, moment: int) -> float:
+        """Of the machine that was decided for, in USD a second.
+
+        Raises:
+            ValueError: if that is a spot machine which is not to be had.
+        """
+        if decision.place is None:
             return task.on_demand_usd / 3600
+        if decision.place not in self.offers[moment]:
+            raise ValueError(f"{decision} takes what is not on offer: {self.offers[moment]}")
+        return self.spot_price(task, decision.place, moment)
+
+    def spot_price(self, task: Task, place: str, moment: int) -> float:
+        """Of a spot machine, in USD a second."""
         prices = self._prices.get(place)
         return (prices[moment] if prices else task.spot_usd) / 3600
 
@@ -105,26 +115,25 @@ def replay(
     """
     polls = math.ceil(market.gap_s / poll_s)
     step, now, left = market.gap_s / polls, 0.0, task.work_s
-    cost, machines, starting = 0.0, 0, 0.0
-    running: tuple[str, str | None] | None = None
+    cost, machines, starting, usd = 0.0, 0, 0.0, 0.0
+    runs: Decision | None = None
     for poll in range(start * polls, len(market.offers) * polls):
-        offers = market.offers[poll // polls]
-        decision = policy.decide(now, work_left_s=left, share_left=left / task.work_s, spot=offers)
-        wanted = None if decision.market == "wait" else (decision.market, decision.place)
-        if wanted != running:
-            running, starting = wanted, task.changeover_s
-            machines += wanted is not None
-        if running:
-            if running[0] == "spot" and running[1] not in offers:
-                raise ValueError(f"{decision} takes what is not on offer: {offers}")
+        moment, later = divmod(poll, polls)
+        decision = policy.decide(
+            now, work_left_s=left, share_left=left / task.work_s, spot=market.offers[moment]
+        )
+        if decision is not runs or not later:
+            if runs is None or (decision.market, decision.place) != (runs.market, runs.place):
+                starting = task.changeover_s
+                machines += decision.market != "wait"
+            runs, usd = decision, market.price(task, decision, moment)
+        if decision.market != "wait":
             spent = min(step, starting + left)
             worked = max(0.0, spent - starting)
-            starting, left = max(0.0, starting - spent), left - worked
-            cost += spent * market.price(task, running[1], poll // polls)
+            starting, left, cost = starting - (spent - worked), left - worked, cost + spent * usd
             if left <= _DONE_S:
-                ended = now + spent
-                missed = ended > task.ends_s + _DONE_S
-                return Outcome(cost=cost, ended_s=ended, missed=missed, machines=machines)
+                missed = now + spent > task.ends_s + _DONE_S
+                return Outcome(cost=cost, ended_s=now + spent, missed=missed, machines=machines)
         now += step
     return Outcome(cost=cost, ended_s=None, missed=True, machines=machines)
 
@@ -137,7 +146,7 @@ def least_cost(market: Market, task: Task, start: int) -> float:
     """
     end = start + math.ceil(task.ends_s / market.gap_s)
     usable = [
-        min(market.price(task, place, moment) for place in market.offers[moment])
+        min(market.spot_price(task, place, moment) for place in market.offers[moment])
         for moment in range(start, min(len(market.offers), end))
         if market.offers[moment]
     ]
