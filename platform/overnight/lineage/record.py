@@ -34,6 +34,7 @@ __all__ = [
     "FingerprintRecord",
     "Input",
     "add_decision",
+    "failures_of_run",
     "finish_attempt",
     "keep_inputs",
     "last_pace",
@@ -239,6 +240,20 @@ def run_started(warehouse: Warehouse, attempt: Attempt) -> dt.datetime:
     with warehouse.connect() as connection:
         started: dt.datetime = connection.execute(first).scalar_one()
     return started
+
+
+def failures_of_run(warehouse: Warehouse, *, run_id: str, job: str, partition_key: str) -> int:
+    """How many attempts of a run at a partition failed; those that were interrupted did not."""
+    c = tables.attempts.c
+    count = sa.select(sa.func.count()).where(
+        c.run_id == run_id,
+        c.job == job,
+        c.partition_key == partition_key,
+        c.outcome == "failed",
+    )
+    with warehouse.connect() as connection:
+        failures: int = connection.execute(count).scalar_one()
+    return failures
 
 
 def last_pace(warehouse: Warehouse, job: str) -> float | None:

@@ -1,10 +1,12 @@
 """A job as a Dagster asset: partitions, checks, retries, a schedule."""
 
 # Dagster evaluates the annotations of an asset's function, so they are no strings here.
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from overnight.audit import Check, check_names
 from overnight.errors import AuditFailedError, ConfigError, OvernightError
@@ -18,6 +20,9 @@ from overnight.report import PartitionReport
 DAILY_START = "2026-01-01"
 RETRIES = 3
 RETRY_WAIT_S = 2
+# A step that is told to go, or killed, has done nothing wrong; but something that kills every
+# process that tries must end some time.
+INTERRUPTIONS = 100
 
 
 def inference_asset(
@@ -77,9 +82,8 @@ def inference_asset(
         backfill_policy=(
             dg.BackfillPolicy.multi_run(max_partitions_per_run=1) if job.partitioned else None
         ),
-        retry_policy=dg.RetryPolicy(
-            max_retries=RETRIES, delay=RETRY_WAIT_S, backoff=dg.Backoff.EXPONENTIAL
-        ),
+        # Counts killed processes only: errors have a budget of their own, see `_again`.
+        retry_policy=dg.RetryPolicy(max_retries=INTERRUPTIONS, delay=RETRY_WAIT_S),
         required_resource_keys={"warehouse", "store", "cluster"},
         pool=pool,
     )
@@ -93,8 +97,14 @@ def inference_asset(
             ) from error
         except OvernightError as error:
             if error.retryable:
-                raise
+                raise _again(job, context, error) from error
             raise dg.Failure(str(error), allow_retries=False) from error
+        except Exception as error:
+            raise _again(job, context, error) from error
+        except (KeyboardInterrupt, SystemExit, DagsterExecutionInterruptedError) as error:
+            # Told to go (Ray's own handler exits): the journal is in order, and another process
+            # goes on from there.
+            raise dg.RetryRequested(max_retries=INTERRUPTIONS, seconds_to_wait=0) from error
         yield dg.MaterializeResult(
             metadata=metadata.of_partition(report, total_rows),
             data_version=dg.DataVersion(report.data_version),
@@ -153,6 +163,27 @@ def _run(job: InferenceJob, context: dg.AssetExecutionContext) -> tuple[Partitio
             job, _partition(context), run_id=context.run.run_id, house=house, report=reporter
         )
         return report, warehouse.rows_in("published", job.name)
+
+
+def _again(
+    job: InferenceJob, context: dg.AssetExecutionContext, error: Exception
+) -> dg.RetryRequested | dg.Failure:
+    """What to raise after an error: another try, later each time, or the end of the budget.
+
+    Only errors count; how often the run's machines or processes were taken away does not.
+    """
+    from overnight.lineage.record import failures_of_run
+
+    failures = context.retry_number + 1
+    with contextlib.suppress(OvernightError), context.resources.warehouse.open() as warehouse:
+        failures = failures_of_run(
+            warehouse, run_id=context.run.run_id, job=job.name, partition_key=_partition(context)
+        )
+    if failures > RETRIES:
+        return dg.Failure(f"{error} (tried {failures} times)", allow_retries=False)
+    wait = RETRY_WAIT_S * 2 ** max(0, failures - 1)
+    context.log.warning("%s: trying again in %d s (%d of %d)", error, wait, failures, RETRIES)
+    return dg.RetryRequested(max_retries=INTERRUPTIONS, seconds_to_wait=wait)
 
 
 def check_results(checks: Sequence[Check]) -> Iterator[dg.AssetCheckResult]:
