@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GIVE_WAY_S = 60.0
+# What a drain may take of the time after a notice.
+DRAIN_SHARE = 0.2
+LEAST_DRAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,8 @@ class Worker:
         self._machine = socket.gethostname()
         self._loop = WorkerLoop(spec)
         self._going: str | None = None
+        self._noticed = threading.Event()
+        self._drain_now = threading.Event()
         self._advised = False
         self._notices = NoticeWatcher(on_notice=self.notice)
         self._notices.start()
@@ -190,20 +195,29 @@ class Worker:
         return replace(self._loop.progress(attempt), advised=self._advised)
 
     def notice(self, notice: Notice) -> None:
-        """This machine will, or may, be taken away: drain, or take no new rows if others can.
-
-        Returns at once.
-        """
+        """This machine will, or may, be taken away; returns at once."""
         log.warning("notice from %s: %s", notice.source, notice.detail)
         if notice.kind == "rebalance":
             self._advised = True
             return
-        deadline = notice.deadline or time.time()
-        self._start_drain(notice.detail, deadline, tell=True)
+        self._go(notice.detail, notice.deadline or time.time(), tell=True)
+
+    def going(self, attempt: int) -> str:
+        """Wait for a notice that this machine goes; why. Empty when the lease ends before."""
+        while not self._noticed.wait(timeout=1.0):
+            with self._lock:
+                if attempt not in self._leases:
+                    return ""
+        return self._going or ""
+
+    def drain(self) -> None:
+        """Others can take its rows: drain now, and not only when the time is nearly up."""
+        self._drain_now.set()
 
     def give_way(self) -> None:
         """Drain in order: the machine stays, but one of another market is wanted instead."""
-        self._start_drain("gives way to another market", time.time() + GIVE_WAY_S, tell=False)
+        self._drain_now.set()
+        self._go("gives way to another market", time.time() + GIVE_WAY_S, tell=False)
 
     def drained(self, attempt: int) -> str:
         """Wait until what the drain still finishes is done and kept; why the machine goes."""
@@ -243,16 +257,26 @@ class Worker:
         self._notices.close()
         self._loop.close()
 
-    def _start_drain(self, why: str, deadline: float, *, tell: bool) -> None:
+    def _go(self, why: str, deadline: float, *, tell: bool) -> None:
         self._going = why
         threading.Thread(
-            target=self._drain, args=(why, deadline, tell), name="overnight-drain", daemon=True
+            target=self._end, args=(why, deadline, tell), name="overnight-drain", daemon=True
         ).start()
 
-    def _drain(self, why: str, deadline: float, tell: bool) -> None:
+    def _end(self, why: str, deadline: float, tell: bool) -> None:
+        """Work on as long as nobody else can, then drain.
+
+        What a drain cuts off goes on elsewhere where it was, so every second until then counts.
+        """
         if tell:
+            # First of all, or the worker that comes in its place is put on this machine as well.
             with contextlib.suppress(Exception):  # Ray then learns it when the machine is gone
                 self._tell(why, deadline)
+        self._noticed.set()
+        left = deadline - time.time()
+        if self._leases:
+            reserve = min(max(LEAST_DRAIN_S, DRAIN_SHARE * left), left / 2)
+            self._drain_now.wait(timeout=max(0.0, left - reserve))
         self._loop.drain(deadline - time.time())
         self._loop.drained()
         self._notices.drained()

@@ -35,7 +35,9 @@ class Member:
         finishing: those of the answers that a draining worker gives.
         asking: the question how far it is.
         progress: the last answer.
-        draining: whether its machine goes.
+        watching: the question whether its machine goes, from the lease on.
+        going: whether it does.
+        draining: whether it hands back what it has.
         interrupted: whether its machine was taken away from it.
         gives_way: whether it drains because the policy wants another market.
         replaces: whether it was only needed because another one's machine was taken away.
@@ -56,6 +58,8 @@ class Member:
     finishing: set[Any] = field(default_factory=set)
     asking: Any = None
     progress: Progress | None = None
+    watching: Any = None
+    going: bool = False
     draining: bool = False
     interrupted: bool = False
     gives_way: bool = False
@@ -66,7 +70,7 @@ class Member:
     @property
     def ready(self) -> bool:
         """Whether its engine runs and its machine stays."""
-        return self.info is not None and not self.draining
+        return self.info is not None and not self.going
 
     @property
     def advised(self) -> bool:
@@ -75,8 +79,8 @@ class Member:
 
     def references(self) -> list[Any]:
         """All that it has not answered yet."""
-        single = [ref for ref in (self.placing, self.leasing, self.asking) if ref is not None]
-        return [*single, *self.pieces]
+        single = (self.placing, self.leasing, self.watching, self.asking)
+        return [*(ref for ref in single if ref is not None), *self.pieces]
 
     def takes(self, piece: Piece) -> bool:
         """Whether it has room for a piece; a suspect one needs it for itself."""

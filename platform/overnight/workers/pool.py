@@ -184,7 +184,7 @@ class Pool:
             self._members.append(member)
 
     def _wanted(self, member: Member) -> bool:
-        return not member.draining and not member.gives_way and member.market == self._market
+        return not member.going and not member.gives_way and member.market == self._market
 
     def _choose_market(self) -> str | None:
         if self._buyer is None or not has_markets():
@@ -206,7 +206,7 @@ class Pool:
         """Workers of another market give way: at once if they wait, else when others are ready."""
         import ray
 
-        others = [m for m in self._members if m.market != self._market and not m.draining]
+        others = [m for m in self._members if m.market != self._market and not m.going]
         for member in others:
             if member.node is None:
                 ray.kill(member.handle)
@@ -216,7 +216,7 @@ class Pool:
                 member.handle.give_way.remote()
 
     def _going_nodes(self) -> set[str]:
-        return {member.node for member in self._members if member.draining and member.node}
+        return {member.node for member in self._members if member.going and member.node}
 
     def _hire(self, name: str) -> Member:
         import ray
@@ -348,11 +348,17 @@ class Pool:
             hired.append(value)
             self._failed_starts = 0
             log.info("%s is ready on %s (pid %d)", member.name, value.machine, value.pid)
+            member.watching = member.handle.going.remote(self._assignment.attempt)
+            self._relieve()
         elif reference == member.placing:
             member.node, member.placing, member.placed = value, None, self._clock()
             machine = alive_nodes().get(value, {})
             member.labels = machine.get("Labels", {})
             member.gpus = machine.get("Resources", {}).get("GPU", 0.0)
+        elif reference == member.watching:
+            member.watching = None
+            if value:
+                self._goes(member, value)
         elif reference == member.asking:
             member.progress, member.asking, member.answered = value, None, self._clock()
         else:
@@ -361,15 +367,29 @@ class Pool:
                 self._requeue([piece])
                 self._dismiss_if_done(member)
 
-    def _take_back(self, member: Member, reference: Any, error: DrainingError) -> None:
-        """A worker's machine goes: what it does not finish goes to the others, now."""
-        piece = member.pieces.pop(reference, None)
-        if not member.draining:
-            member.draining = True
+    def _goes(self, member: Member, why: str) -> None:
+        """A worker's machine goes: another one is hired, and takes over when it is ready."""
+        if not member.going:
+            member.going = True
             if not member.gives_way:
-                self._interrupted_by(member, "drains: its machine will be taken away")
+                self._interrupted_by(member, f"loses its machine: {why}")
+            self._hire_missing()
+        self._relieve()
+
+    def _relieve(self) -> None:
+        """Those whose machines go hand their rows back once there is somebody to take them."""
+        if any(self._wanted(member) and member.ready for member in self._members):
+            for member in self._members:
+                if member.going and not member.draining:
+                    member.handle.drain.remote()
+
+    def _take_back(self, member: Member, reference: Any, error: DrainingError) -> None:
+        """A worker drains: what it does not finish goes to the others, now."""
+        piece = member.pieces.pop(reference, None)
+        member.draining = True
         if reference == member.leasing:
             member.leasing = None
+        self._goes(member, "it drains")
         if piece is not None:
             hashes = pl.DataFrame({"input_hash": list(error.finishing)}, schema=_HASHES)
             self._requeue([piece.less(hashes, self._plan)])
@@ -378,7 +398,6 @@ class Pool:
                 member.pieces[still] = piece.only(hashes, self._plan)
                 member.finishing.add(still)
         self._dismiss_if_done(member)
-        self._hire_missing()
 
     def _dismiss_if_done(self, member: Member) -> None:
         """A drained worker is not needed any more, and should end before its machine does."""
@@ -410,6 +429,9 @@ class Pool:
         ]
 
     def _interrupted_by(self, member: Member, what: str) -> None:
+        if member.node is None:
+            log.warning("%s %s before it had begun", member.name, what)
+            return
         self._interrupted += 1
         member.interrupted = True
         log.warning("%s %s", member.name, what)
@@ -436,9 +458,9 @@ class Pool:
         self._forget(member)
         self._book_lost(member)
         pieces = list(member.pieces.values())
-        if member.draining or taken_away(member.node, error):
+        if member.going or taken_away(member.node, error):
             self._requeue(pieces)
-            if not member.draining:
+            if not member.going:
                 self._interrupted_by(member, "is lost with its machine")
         else:
             self._suspect(member, pieces)
@@ -500,7 +522,7 @@ class Pool:
     def _ask(self) -> None:
         """Ask how far workers are, and make room for those that wait for a machine."""
         for member in self._members:
-            if member.ready and member.asking is None:
+            if member.info and not member.draining and member.asking is None:
                 member.asking = member.handle.progress.remote(self._assignment.attempt)
         if any(member.placing is not None for member in self._members):
             make_room(self._name)
