@@ -26,6 +26,7 @@ from tests.benchmarks import (
     bench_partition,
     bench_plumbing,
     bench_recommendations,
+    bench_spot,
     bench_spot_traces,
     bench_static_batches,
 )
@@ -66,6 +67,7 @@ BENCHMARKS: dict[str, Callable[[Case], list[Figure]]] = {
     "partition": bench_partition.figures,
     "embeddings": bench_embeddings.figures,
     "recommendations": bench_recommendations.figures,
+    "spot": bench_spot.figures,
     "spot_traces": bench_spot_traces.figures,
 }
 

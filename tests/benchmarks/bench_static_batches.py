@@ -114,7 +114,7 @@ def continuous(case: dict[str, Any], spread: str, run: int) -> dict[str, Any]:
     from overnight.workers.loop import WorkerLoop
 
     sizes = Case(**case)
-    spec = _exact_lengths()(
+    spec = exact_lengths_engine()(
         model=ModelRef(sizes.model),
         dtype="float32",
         max_model_len=sizes.max_model_len,
@@ -154,7 +154,7 @@ def continuous(case: dict[str, Any], spread: str, run: int) -> dict[str, Any]:
     return {"tokens_per_s": tokens / seconds, "seconds": seconds}
 
 
-def _exact_lengths() -> Any:
+def exact_lengths_engine() -> Any:
     """`VllmGenerate`, told by each request how many tokens exactly to answer with."""
     import pyarrow as pa
 
@@ -171,8 +171,9 @@ def _exact_lengths() -> Any:
         def submit(self, requests: pa.Table) -> None:
             pairs = [text.split(" ", 1) for text in requests["request"].to_pylist()]
             self._lengths = deque(int(length) for length, _ in pairs)
+            at = requests.schema.get_field_index("request")
             texts = pa.array([text for _, text in pairs], pa.string())
-            super().submit(pa.table({"row": requests["row"], "request": texts}))
+            super().submit(requests.set_column(at, "request", texts))
 
         def _params(self) -> Any:
             params = self._sampling.clone()

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--counter", required=True)
     parser.add_argument("--step-s", type=float, default=0.01)
     parser.add_argument("--max-runtime-min", type=float)
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--pricing", default="spot")
     parser.add_argument("--once", action="store_true", help="retry_on_interrupt=False")
     options = parser.parse_args(arguments)
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Warehouse.open(home=home.path) as warehouse:
             house = shop.house(warehouse, home.path)
-            cluster = replace(house.cluster, idle_timeout_s=5.0, changeover_s=10.0)
+            cluster = replace(
+                house.cluster, idle_timeout_s=5.0, changeover_s=10.0, workers=options.workers
+            )
             report = run_partition(
                 job,
                 options.day,
