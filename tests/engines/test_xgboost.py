@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -140,6 +143,35 @@ def test_when_xgboost_fails_the_batch_is_under_suspicion(
 
 def _no_memory(*_: object, **__: object) -> None:
     raise MemoryError("out of memory")
+
+
+def test_a_deep_model_has_xgboosts_contributions_too(spec: XgboostScore) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.random((2000, len(FEATURES)), dtype=np.float32)
+    data = xgboost.DMatrix(rows, rows.prod(axis=1) > 0.1, feature_names=list(FEATURES))
+    deep = xgboost.train({"objective": "binary:logistic", "max_depth": 9}, data, 20)
+    (spec.model.resolve().path / MODEL_FILE).write_bytes(deep.save_raw("json"))
+    engine = spec.start()
+    engine.submit(requests(rows[:64].tolist()))
+    ours = np.array(engine.step()["contributions"].to_pylist(), np.float32)
+    assert np.array_equal(ours, deep.predict(data, pred_contribs=True)[:64, :-1])
+
+
+def test_it_uses_the_threads_that_it_has_where_the_environment_says_one(spec: XgboostScore) -> None:
+    script = """
+import pickle, sys, threadpoolctl
+pickle.load(sys.stdin.buffer).start()
+print({at["num_threads"] for at in threadpoolctl.threadpool_info() if at["user_api"] == "openmp"})
+"""
+    wide = replace(spec, sizes=replace(spec.sizes, threads=3))
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        input=pickle.dumps(wide),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        check=True,
+    )
+    assert told.stdout.decode().strip() == "{3}"
 
 
 @pytest.mark.parametrize("seed", range(12))
