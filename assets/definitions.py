@@ -39,6 +39,13 @@ OWNERS = ("team:magazine",)
 FRAUD_OWNERS = ("team:payments",)
 SHOP_OWNERS = ("team:shop",)
 
+# Whatever is unchanged costs nothing. As it comes, `eager` would wait until something has landed
+# on every single day; a day on which nothing changes is none to wait for.
+WHEN_ANYTHING_CHANGES = (
+    dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
+    & dg.AutomationCondition.all_deps_blocking_checks_passed()
+)
+
 
 def build_definitions(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
     """Everything Dagster needs to know, as a fresh object."""
@@ -82,9 +89,7 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
             document_embeddings,
             hour=4,
             timezone=TIMEZONE,
-            # Whatever is unchanged costs nothing, so that it may run whenever something changes.
-            automation_condition=dg.AutomationCondition.eager()
-            & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+            automation_condition=WHEN_ANYTHING_CHANGES,
             group="search",
             depends_on=["embedding_model"],
             owners=OWNERS,

@@ -10,10 +10,13 @@ from assets.models import minilm
 from assets.sources import documents
 from overnight.chunks import Chunker
 from overnight.contract import Contract, Field, polars_schema
+from overnight.cuts import RememberedCuts
 from overnight.landing import DerivedSource, Lookback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
+
+    from overnight.landing import Landed
 
 embedding_model = minilm.reference()
 chunker = Chunker(model=embedding_model, max_tokens=256, overlap=32)
@@ -31,15 +34,21 @@ class DocumentChunk(Contract):
     text: str = Field(description="What it says.")
 
 
-def current_chunks(_: str, landed: Mapping[str, pl.LazyFrame]) -> Iterator[pl.DataFrame]:
-    """The chunks of each document's newest text; deleting what never was is a reject."""
+def current_chunks(_: str, landed: Landed) -> Iterator[pl.DataFrame]:
+    """The chunks of each document's newest text; deleting what never was is a reject.
+
+    Only texts that the last run did not see are cut.
+    """
     changes = landed["documents"]
     newest, unknown = newest_changes(changes)
     if unknown.height:
         yield pl.concat([polars_schema(DocumentChunk).to_frame(), unknown], how="diagonal")
-    for part in newest.iter_slices(_DOCUMENTS_AT_ONCE):
-        texts = changes.join(part.lazy(), on=["_input_id", "_line"], how="semi")
-        yield cut(texts.select("doc_id", "text", "_input_id", "_line").collect())
+    with RememberedCuts(chunker, landed.notes) as cuts:
+        for part in newest.iter_slices(_DOCUMENTS_AT_ONCE):
+            texts = changes.join(
+                part.lazy(), on=["_input_id", "_line"], how="semi", maintain_order="left"
+            )
+            yield cut(texts.select("doc_id", "text", "_input_id", "_line").collect(), cuts)
 
 
 def newest_changes(changes: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -79,13 +88,13 @@ def newest_changes(changes: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     return newest, unknown
 
 
-def cut(texts: pl.DataFrame) -> pl.DataFrame:
+def cut(texts: pl.DataFrame, cuts: RememberedCuts) -> pl.DataFrame:
     """The chunks of some documents: `DocumentChunk`'s columns, `_input_id` and `_line`."""
     documents = texts.select("doc_id", "_input_id", "_line").iter_rows()
     rows = [
         (f"{doc_id}#{number}", doc_id, number, chunk.start, chunk.end, chunk.text, input_id, line)
         for (doc_id, input_id, line), chunks in zip(
-            documents, chunker.chunks_of(texts["text"]), strict=True
+            documents, cuts.chunks_of(texts["text"].to_list()), strict=True
         )
         for number, chunk in enumerate(chunks)
     ]

@@ -23,8 +23,8 @@ ROUNDS = 100
 PARAMETERS: dict[str, Any] = {
     "objective": "binary:logistic",
     "eval_metric": "aucpr",
-    # Shallow: a week has some 600 frauds to learn from, and exact contributions cost more than
-    # twice as much for each further level.
+    # Shallow: a week has some 600 frauds to learn from, and up to this depth the engine looks
+    # contributions up, thirty times sooner than XGBoost computes them.
     "max_depth": 3,
     "eta": 0.05,
     "seed": 0,

@@ -63,10 +63,10 @@ class DocumentChange(Contract):
     updated_at: Timestamp = Field(description="When it changed; the newest change counts.")
     deleted: bool = Field(description="Whether the document is gone.")
 
-    @pandera.dataframe_check
+    @pandera.check("text", ignore_na=False)
     @classmethod
     def a_document_that_is_not_deleted_has_a_text(cls, data: pandera.PolarsData) -> pl.LazyFrame:
-        """Nothing but white space is no text."""
+        """A document has a text, not only white space, unless it is deleted."""
         has_text = pl.col("text").str.contains(r"\S").fill_null(value=False)
         return data.lazyframe.select(pl.col("deleted") | has_text)
 

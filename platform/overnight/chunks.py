@@ -6,6 +6,8 @@ Only text and spans; what a chunk is used for is the job's business.
 from __future__ import annotations
 
 import functools
+import hashlib
+import importlib.metadata
 import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overnight.errors import ConfigError, ModelError
+from overnight.fingerprint import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -63,6 +66,24 @@ class Chunker:
                 "must be at least 0 and less than half of a chunk"
             )
 
+    @property
+    def identity(self) -> str:
+        """Digest of all that decides where a text is cut: where it is the same, so are the cuts.
+
+        Raises:
+            ModelError: if the model has no tokenizer.
+        """
+        return digest(
+            {
+                "tokenizer": hashlib.sha256(_tokenizer_file(self.model).read_bytes()).hexdigest(),
+                "tokenizers": importlib.metadata.version("tokenizers"),
+                "max_tokens": self.max_tokens,
+                "overlap": self.overlap,
+                # Nobody has to remember to count versions.
+                "code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
+            }
+        )
+
     def chunks(self, text: str) -> list[Chunk]:
         """The chunks of a text, in order; none if there is nothing but space in it.
 
@@ -77,27 +98,29 @@ class Chunker:
         Raises:
             ModelError: if the model has no tokenizer.
         """
-        tokenizer = _tokenizer(self.model)
+        for some in _groups(texts):
+            yield from self._chunks_of_group(_tokenizer(self.model), some)
+
+    def _chunks_of_group(self, tokenizer: Any, texts: list[str]) -> Iterator[list[Chunk]]:
         room = self.max_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
         if room < 1:
             raise ConfigError(f"Chunker: max_tokens={self.max_tokens} leaves no room for text")
-        for some in _groups(texts):
-            encoded = tokenizer.encode_batch(some, add_special_tokens=False)
-            starts = [_starts(e.offsets, text) for e, text in zip(encoded, some, strict=True)]
-            del encoded
-            drafts = [
-                list(self._cut(text, at, room, lambda _: 0))
-                for text, at in zip(some, starts, strict=True)
-            ]
-            # Nearly always a chunk is as many tokens as it was in its place: counted all at once.
-            counts = iter(_counts(tokenizer, [c.text for draft in drafts for c in draft]))
-            fits = [all([next(counts) <= room for _ in draft]) for draft in drafts]  # noqa: C419 - each draft uses up its counts
-            for text, at, draft, fit in zip(some, starts, drafts, fits, strict=True):
-                yield (
-                    draft
-                    if fit
-                    else list(self._cut(text, at, room, lambda cut: _counts(tokenizer, [cut])[0]))
-                )
+        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        starts = [_starts(e.offsets, text) for e, text in zip(encoded, texts, strict=True)]
+        del encoded
+        drafts = [
+            list(self._cut(text, at, room, lambda _: 0))
+            for text, at in zip(texts, starts, strict=True)
+        ]
+        # Nearly always a chunk is as many tokens as it was in its place: counted all at once.
+        counts = iter(_counts(tokenizer, [c.text for draft in drafts for c in draft]))
+        fits = [all([next(counts) <= room for _ in draft]) for draft in drafts]  # noqa: C419 - each draft uses up its counts
+        for text, at, draft, fit in zip(texts, starts, drafts, fits, strict=True):
+            yield (
+                draft
+                if fit
+                else list(self._cut(text, at, room, lambda cut: _counts(tokenizer, [cut])[0]))
+            )
 
     def _cut(
         self, text: str, starts: list[int], room: int, count_of: Callable[[str], int]
@@ -180,10 +203,14 @@ def _counts(tokenizer: Any, texts: list[str]) -> list[int]:
 def _tokenizer(model: ModelRef) -> Any:
     from tokenizers import Tokenizer
 
-    path = Path(model.resolve().path) / "tokenizer.json"
-    if not path.is_file():
-        raise ModelError(f"model {path.parent}: has no tokenizer.json, which cutting texts needs")
-    tokenizer: Any = Tokenizer.from_file(str(path))
+    tokenizer: Any = Tokenizer.from_file(str(_tokenizer_file(model)))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _tokenizer_file(model: ModelRef) -> Path:
+    path = Path(model.resolve().path) / "tokenizer.json"
+    if not path.is_file():
+        raise ModelError(f"model {path.parent}: has no tokenizer.json, which cutting texts needs")
+    return path

@@ -154,15 +154,20 @@ def test_embeddings_are_those_of_transformers(warehouse: Warehouse, home: Path) 
 
 
 @pytest.mark.parametrize(
-    ("bad", "reason"),
+    ("bad", "value", "reason"),
     [
-        (change("white", " \n\t "), "text"),
-        (change("huge", "x" * 2_000_000), "1000000"),
-        ({**change("none", "x"), "text": None, "deleted": False}, "text"),
+        (change("white", " \n\t "), r"' \n\t '", "has a text, not only white space"),
+        (change("huge", "x" * 2_000_000), "'" + "x" * 198 + "…", "at most 1000000 characters"),
+        (
+            {**change("none", "x"), "text": None, "deleted": False},
+            None,
+            "has a text, not only white space",
+        ),
     ],
+    ids=["white", "huge", "none"],
 )
 def test_a_bad_document_is_a_reject_and_the_published_text_stays(
-    warehouse: Warehouse, home: Path, bad: dict[str, Any], reason: str
+    warehouse: Warehouse, home: Path, bad: dict[str, Any], value: str | None, reason: str
 ) -> None:
     land(home, "2026-11-19", change(bad["doc_id"], "It was fine."), change("other", "So is this."))
     refresh(warehouse, home)
@@ -172,8 +177,9 @@ def test_a_bad_document_is_a_reject_and_the_published_text_stays(
     assert published(warehouse)[f"{bad['doc_id']}#0"][0] == "It was fine."
     with warehouse.connect() as connection:
         found = connection.exec_driver_sql(
-            "SELECT file, line, reason FROM lineage.current_rejects WHERE source = 'documents'"
+            'SELECT file, line, key, "column", value, reason FROM lineage.current_rejects '
+            "WHERE source = 'documents'"
         ).one()
     assert found[0].endswith("2026-11-20/changes.jsonl")
-    assert found[1] == 1
-    assert reason in found[2]
+    assert found[1:5] == (1, bad["doc_id"], "text", value)
+    assert reason in found[5]

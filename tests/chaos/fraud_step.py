@@ -8,7 +8,7 @@ import traceback
 from typing import Any
 
 from assets.fraud import fraud_scores
-from overnight.engines.xgboost import XgboostSizes
+from overnight.engines.sizes import BatchSizes
 from overnight.home import Home
 from overnight.run import run_partition
 from overnight.warehouse.connect import Warehouse
@@ -19,7 +19,7 @@ from tests.support.shop import house
 def main() -> int:
     # Small batches and splits: more places for a kill to fall between.
     engine: Any = fraud_scores.engine
-    sizes = XgboostSizes(batch_rows=4, window_rows=8)
+    sizes = BatchSizes(batch_rows=4, window_rows=8)
     job = dataclasses.replace(
         fraud_scores, engine=dataclasses.replace(engine, sizes=sizes), split_rows=25
     )

@@ -20,7 +20,8 @@ import sqlalchemy as sa
 
 from assets.recommendations import ITEMS, recommendations
 from overnight.crashpoints import VARIABLE
-from overnight.engines.top_k import TopK, TopKEngine, TopKSizes
+from overnight.engines.sizes import BatchSizes
+from overnight.engines.top_k import TopK, TopKEngine
 from overnight.run import run_partition
 from overnight.warehouse.connect import Warehouse
 from tests.chaos.lab import PATIENCE_S, ROOT, environment
@@ -61,7 +62,7 @@ class PacedEngine(TopKEngine):
 _engine: Any = recommendations.engine
 JOB = dataclasses.replace(
     recommendations,
-    engine=Paced(model=_engine.model, sizes=TopKSizes(batch_rows=4, window_rows=8)),
+    engine=Paced(model=_engine.model, sizes=BatchSizes(batch_rows=4, window_rows=8)),
     split_rows=25,
 )
 

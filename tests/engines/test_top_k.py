@@ -12,7 +12,8 @@ import pytest
 from overnight.engines.base import EngineSpec
 from overnight.engines.factors import FILE, FactorModel, FoldIn
 from overnight.engines.recommend import Histories, Recommender
-from overnight.engines.top_k import TopK, TopKEngine, TopKSizes
+from overnight.engines.sizes import BatchSizes
+from overnight.engines.top_k import TopK, TopKEngine
 from overnight.errors import ConfigError, ModelError
 from overnight.model import ResolvedModel
 
@@ -138,8 +139,8 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(folder: Path) -> None:
     for _ in range(300):
         items = rng.choice(model().item_ids, rng.integers(0, 30), replace=False)
         histories.append({"items": items.tolist(), "weights": rng.random(len(items)).tolist()})
-    together = spec(folder, sizes=TopKSizes(batch_rows=256, window_rows=512)).start()
-    alone = spec(folder, sizes=TopKSizes(batch_rows=1, window_rows=1, threads=1)).start()
+    together = spec(folder, sizes=BatchSizes(batch_rows=256, window_rows=512)).start()
+    alone = spec(folder, sizes=BatchSizes(batch_rows=1, window_rows=1, threads=1)).start()
     together.submit(requests(*histories))
     alone.submit(requests(*histories))
     assert answers(together) == answers(alone)
@@ -203,9 +204,6 @@ def test_the_spec_travels_and_validates(folder: Path) -> None:
     for changes in ({"k": 0}, {"device": "tpu"}):
         with pytest.raises(ConfigError, match="top-k engine"):
             spec(folder, **changes)
-    for sizes in ({"batch_rows": 0}, {"batch_rows": 9, "window_rows": 8}, {"threads": 0}):
-        with pytest.raises(ConfigError, match="top-k engine"):
-            TopKSizes(**sizes)
 
 
 def test_the_file_says_all_of_the_model(folder: Path) -> None:

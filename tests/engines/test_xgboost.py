@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,8 @@ import pytest
 import xgboost
 
 from overnight.engines.base import EngineSpec
-from overnight.engines.xgboost import MODEL_FILE, XgboostScore, XgboostSizes
+from overnight.engines.sizes import BatchSizes
+from overnight.engines.xgboost import MODEL_FILE, XgboostScore
 from overnight.errors import ConfigError, EngineDied, ModelError
 from overnight.model import ResolvedModel
 
@@ -48,7 +52,7 @@ def spec(booster: xgboost.Booster, tmp_path: Path) -> XgboostScore:
     return XgboostScore(
         model=Directory(tmp_path),  # type: ignore[arg-type]
         features=FEATURES,
-        sizes=XgboostSizes(batch_rows=64, window_rows=256),
+        sizes=BatchSizes(batch_rows=64, window_rows=256),
     )
 
 
@@ -142,6 +146,35 @@ def _no_memory(*_: object, **__: object) -> None:
     raise MemoryError("out of memory")
 
 
+def test_a_deep_model_has_xgboosts_contributions_too(spec: XgboostScore) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.random((2000, len(FEATURES)), dtype=np.float32)
+    data = xgboost.DMatrix(rows, rows.prod(axis=1) > 0.1, feature_names=list(FEATURES))
+    deep = xgboost.train({"objective": "binary:logistic", "max_depth": 9}, data, 20)
+    (spec.model.resolve().path / MODEL_FILE).write_bytes(deep.save_raw("json"))
+    engine = spec.start()
+    engine.submit(requests(rows[:64].tolist()))
+    ours = np.array(engine.step()["contributions"].to_pylist(), np.float32)
+    assert np.array_equal(ours, deep.predict(data, pred_contribs=True)[:64, :-1])
+
+
+def test_it_uses_the_threads_that_it_has_where_the_environment_says_one(spec: XgboostScore) -> None:
+    script = """
+import pickle, sys, threadpoolctl
+pickle.load(sys.stdin.buffer).start()
+print({at["num_threads"] for at in threadpoolctl.threadpool_info() if at["user_api"] == "openmp"})
+"""
+    wide = replace(spec, sizes=replace(spec.sizes, threads=3))
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        input=pickle.dumps(wide),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        check=True,
+    )
+    assert told.stdout.decode().strip() == "{3}"
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_truncated_model_is_refused_at_the_start(spec: XgboostScore, seed: int) -> None:
     file = spec.model.resolve().path / MODEL_FILE
@@ -173,10 +206,6 @@ def test_the_spec_travels_and_validates(spec: XgboostScore) -> None:
     assert pickle.loads(pickle.dumps(spec)) == spec
     assert isinstance(spec, EngineSpec)
     assert spec.identity()["features"] == list(FEATURES)
-    with pytest.raises(ConfigError, match="batch_rows=0"):
-        XgboostSizes(batch_rows=0)
-    with pytest.raises(ConfigError, match="threads=0"):
-        XgboostSizes(threads=0)
     with pytest.raises(ConfigError, match="each once"):
         replace(spec, features=("a", "a"))
     with pytest.raises(ConfigError, match="'tpu' must be one of auto, cuda, cpu"):

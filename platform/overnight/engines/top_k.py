@@ -6,7 +6,7 @@ exist for a block at a time: see `overnight.engines.inner_product`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from overnight.engines.base import FAILURE, REQUEST, ROW
 from overnight.engines.cores import usable_cores
 from overnight.engines.factors import FactorModel
 from overnight.engines.recommend import Histories, Recommended, Recommender
+from overnight.engines.sizes import BatchSizes
 from overnight.errors import ConfigError, EngineDied
 
 if TYPE_CHECKING:
@@ -39,32 +40,9 @@ _RESULT = pa.schema(
     ]
 )
 _STEP = pa.schema([(ROW, pa.int64()), (FAILURE, pa.string()), *_RESULT])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopKSizes:
-    """How the machine is used; decides speed and what fits, never a result.
-
-    Attributes:
-        batch_rows: rows computed, and handed back, in one step. Among 50,000 items a row takes
-            about 35 us of a core, and folding in as much again, so 2,048 rows are less than
-            0.2 s of a core's work that a kill may cost.
-        window_rows: rows held at once, so that the next batch is there when one is done.
-        threads: for the arithmetic on CPU; None for all usable cores.
-    """
-
-    batch_rows: int = 2048
-    window_rows: int = 8192
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_rows <= self.window_rows:
-            raise ConfigError(
-                f"top-k engine: batch_rows={self.batch_rows} is not in "
-                f"1..window_rows={self.window_rows}"
-            )
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"top-k engine: threads={self.threads}, must be at least 1")
+# Among 50,000 items a row takes about 35 us of a core, and folding in as much again: a batch is
+# less than 0.2 s of a core's work.
+_SIZES = BatchSizes(batch_rows=2048, window_rows=8192)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +62,7 @@ class TopK:
     model: ModelRef | RegistryRef
     k: int = 20
     device: Device = "auto"
-    sizes: TopKSizes = field(default_factory=TopKSizes)
+    sizes: BatchSizes = _SIZES
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -7,15 +7,18 @@ features it was trained on; one of another feature set is refused before anythin
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import threadpoolctl
 
 from overnight.engines.base import FAILURE, REQUEST, ROW
+from overnight.engines.contributions import Contributions, exact
 from overnight.engines.cores import usable_cores
+from overnight.engines.sizes import BatchSizes
 from overnight.errors import ConfigError, EngineDied, ModelError
 from overnight.registry import RegistryRef
 
@@ -45,31 +48,9 @@ _SCORED = pa.schema(
     [("score", pa.float32()), ("contributions", _FEATURES), ("model_version", pa.string())]
 )
 _WAITING = pa.schema([(ROW, pa.int64()), (REQUEST, _FEATURES)])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class XgboostSizes:
-    """How the machine is used; decides speed and what fits, never a result.
-
-    Attributes:
-        batch_rows: rows computed, and handed back, in one step. Contributions take about 10 us
-            a row and core, so 4,096 rows are well under 0.1 s of work that a kill may cost.
-        window_rows: rows held at once, so that the next batch is there when one is done.
-        threads: for the arithmetic on CPU; None for all usable cores.
-    """
-
-    batch_rows: int = 4096
-    window_rows: int = 16_384
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_rows <= self.window_rows:
-            raise ConfigError(
-                f"XGBoost engine: batch_rows={self.batch_rows} is not in "
-                f"1..window_rows={self.window_rows}"
-            )
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"XGBoost engine: threads={self.threads}, must be at least 1")
+# Contributions take about 1 us a row of a shallow model, and 30 us or more where they cannot be
+# looked up: a batch is some tenths of a second of a core's work even then.
+_SIZES = BatchSizes(batch_rows=4096, window_rows=16_384)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +67,7 @@ class XgboostScore:
     model: ModelRef | RegistryRef
     features: tuple[str, ...]
     device: Device = "auto"
-    sizes: XgboostSizes = field(default_factory=XgboostSizes)
+    sizes: BatchSizes = _SIZES
 
     def __post_init__(self) -> None:
         if not self.features or len(set(self.features)) < len(self.features):
@@ -160,7 +141,12 @@ class XgboostEngine:
         model = spec.model.resolve()
         self._version = model.version
         self._booster = load(model.path / MODEL_FILE, spec.features)
-        self._booster.set_param({"device": _device(spec.device), "nthread": self._threads})
+        # Ray gives a worker OMP_NUM_THREADS=1, above which XGBoost does not go whatever it is told.
+        threadpoolctl.threadpool_limits(self._threads, user_api="openmp")
+        device = _device(spec.device)
+        self._booster.set_param({"device": device, "nthread": self._threads})
+        # A GPU computes them about as fast as they can be looked up.
+        self._tables = Contributions.tabulate(self._booster) if device == "cpu" else None
         self._waiting = _WAITING.empty_table()
         self._suspects: list[int] = []
 
@@ -226,9 +212,9 @@ class XgboostEngine:
             return np.empty(0, np.float32), np.empty(matrix.shape, np.float32)
         data = xgboost.DMatrix(matrix, feature_names=list(self._features), nthread=self._threads)
         scores = self._booster.predict(data)
-        # The last column is the model's mean, the same for every row.
-        contributions = self._booster.predict(data, pred_contribs=True)[:, :-1]
-        return scores, contributions
+        if self._tables is not None:
+            return scores, self._tables.of(matrix)
+        return scores, exact(self._booster, data)
 
 
 def load(file: Path, features: Sequence[str]) -> xgboost.Booster:

@@ -16,6 +16,7 @@ from overnight.landing.derived import (
 )
 from overnight.landing.deriving import DerivedReader, reader_of
 from overnight.landing.land import LandedFile, LandReport, land
+from overnight.landing.notes import Landed, Notes
 from overnight.landing.reader import Batch, InputFile, Reader
 from overnight.landing.rows import REJECT_SCHEMA
 from overnight.landing.zone import (
@@ -36,8 +37,10 @@ __all__ = [
     "DerivedSource",
     "InputFile",
     "LandReport",
+    "Landed",
     "LandedFile",
     "Lookback",
+    "Notes",
     "Reader",
     "Source",
     "check_partition",

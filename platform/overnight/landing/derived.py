@@ -15,11 +15,12 @@ from overnight.errors import ConfigError
 from overnight.landing.zone import Source, check_declaration, check_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     import polars as pl
 
     from overnight.contract import Contract
+    from overnight.landing.notes import Landed
 
 WHOLE = "all"
 """The only partition of what is not partitioned by day."""
@@ -96,7 +97,8 @@ class DerivedSource:
             landed row that each is traced to; a row that is bad for a reason that only this
             function can know says so in `_reject_reason` (null where it is fine) and
             `_reject_column`. Other columns are ignored. A LazyFrame is computed in bounded
-            memory; frames may also come one by one.
+            memory; frames may also come one by one. What is dear to compute and seldom changes
+            may be left in `notes` for the next time.
 
     Raises:
         ConfigError: if the name, the key or the inputs cannot be used.
@@ -106,9 +108,7 @@ class DerivedSource:
     contract: type[Contract]
     key: str
     inputs: tuple[Lookback, ...]
-    derive: Callable[
-        [str, Mapping[str, pl.LazyFrame]], pl.DataFrame | pl.LazyFrame | Iterator[pl.DataFrame]
-    ]
+    derive: Callable[[str, Landed], pl.DataFrame | pl.LazyFrame | Iterator[pl.DataFrame]]
 
     def __post_init__(self) -> None:
         check_declaration(self.name, self.contract, self.key)

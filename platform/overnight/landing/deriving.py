@@ -16,6 +16,7 @@ from overnight.landing.derived import (
     DerivedSource,
     check_span,
 )
+from overnight.landing.notes import Landed, Notes
 from overnight.landing.reader import INPUT_ID, Batch, Reader
 from overnight.landing.rows import LINE, REJECT_SCHEMA
 from overnight.landing.spool import LandedRows
@@ -102,7 +103,8 @@ class DerivedReader:
 
     def _derived(self, frames: dict[str, pl.LazyFrame], folder: Path) -> Iterator[pl.DataFrame]:
         try:
-            derived: Any = self._source.derive(self._partition, frames)
+            landed = Landed(frames, Notes(self._store, self._source.name))
+            derived: Any = self._source.derive(self._partition, landed)
             if isinstance(derived, pl.LazyFrame):
                 # By way of the disk: polars does not wait for a slow reader of its batches.
                 derived.sink_ipc(folder / "derived", compression="lz4")

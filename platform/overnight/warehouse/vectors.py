@@ -83,21 +83,37 @@ def ensure_index(warehouse: Warehouse, table: sa.Table, index: VectorIndex) -> N
 def _ensure_neighbours(warehouse: Warehouse, table: sa.Table, index: VectorIndex) -> None:
     """Makes the view `<table>_neighbours`: of each row its five nearest others, by the index.
 
-    Meant to be read with a condition on the key: each row that is asked for costs a search.
+    Meant to be read with a condition on the key: each row that is asked for costs a search. The
+    search is a function, because a view cannot say how far it is to go: whoever reads, through
+    whatever connection, gets it as wide as it has to be.
     """
-    key = [c.name for c in table.primary_key.columns if c.name != "partition_key"]
+    keys = [c for c in table.primary_key.columns if c.name != "partition_key"]
     quote = DIALECT.identifier_preparer.quote
+    names = [quote(c.name) for c in keys]
+    types = [c.type.compile(dialect=DIALECT) for c in keys]
     column = quote(index.column)
-    mine = ", ".join(f"a.{quote(name)}" for name in key)
-    theirs = ", ".join(f"n.{quote(name)} AS {quote('neighbour_' + name)}" for name in key)
-    others = " AND ".join(f"b.{quote(name)} = a.{quote(name)}" for name in key)
+    mine = ", ".join(f"a.{name}" for name in names)
+    theirs = ", ".join(
+        f"n.{name} AS {quote('neighbour_' + c.name)}" for name, c in zip(names, keys, strict=True)
+    )
+    same = " AND ".join(f"n.{name} = a.{name}" for name in names)
+    found = ", ".join(f"{name} {kind}" for name, kind in zip(names, types, strict=True))
+    search = f"{table.schema}.{quote(table.name + '_near')}"
     view = f"{table.schema}.{quote(table.name + '_neighbours')}"
     with warehouse.begin() as connection:
+        # Only once pgvector is loaded into the session are its settings anybody's to give.
+        connection.exec_driver_sql("SELECT CAST('[1]' AS vector)")
+        connection.exec_driver_sql(
+            f"CREATE OR REPLACE FUNCTION {search} (wanted vector) "  # noqa: S608 - quoted identifiers
+            f"RETURNS TABLE ({found}, distance double precision) LANGUAGE sql STABLE "
+            f"ROWS {_NEIGHBOURS + 1} SET hnsw.ef_search = {_SEARCHED} BEGIN ATOMIC "
+            f"SELECT {', '.join(f'b.{name}' for name in names)}, b.{column} <=> wanted "
+            f"FROM {quoted(table)} b ORDER BY b.{column} <=> wanted LIMIT {_NEIGHBOURS + 1}; END"
+        )
         connection.exec_driver_sql(
             f"CREATE OR REPLACE VIEW {view} AS SELECT {mine}, {theirs}, n.distance "  # noqa: S608 - quoted identifiers
-            f"FROM {quoted(table)} a CROSS JOIN LATERAL (SELECT b.*, b.{column} <=> a.{column} "
-            f"AS distance FROM {quoted(table)} b WHERE NOT ({others}) "
-            f"ORDER BY b.{column} <=> a.{column} LIMIT {_NEIGHBOURS}) n"
+            f"FROM {quoted(table)} a CROSS JOIN LATERAL (SELECT n.* FROM {search}(a.{column}) n "
+            f"WHERE NOT ({same}) ORDER BY n.distance LIMIT {_NEIGHBOURS}) n"
         )
 
 
