@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from overnight.crashpoints import reach, register
 from overnight.errors import ConfigError
 from overnight.lineage import tables
 from overnight.redact import redact
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 KINDS = ("useful", "recomputed", "cold_start", "idle", "draining")
 _HOUR = 3600.0
 _UNKNOWN = Price(None, "none")
+register("ledger.before_write", "ledger.after_write")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,7 @@ def record_ledger(
         }
         for entry in ledger_entries
     ]
+    reach("ledger.before_write")
     try:
         with connection.begin_nested():
             connection.execute(
@@ -161,6 +164,7 @@ def record_ledger(
     except (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError) as error:
         said = redact(str(error.orig)).strip()
         _log.warning("What attempt %d cost was not recorded: %s", attempt.attempt, said)
+    reach("ledger.after_write")
 
 
 def metadata(ledger_entries: Sequence[Entry]) -> dict[str, Any]:

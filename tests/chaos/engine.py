@@ -1,4 +1,4 @@
-"""A paced engine that tells when it inferred what, and in which process."""
+"""Paced engines that tell when they inferred what, and in which process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from overnight.engines.trivial import TrivialEngine, TrivialReverse
+from tests.chaos import passages
+from tests.support.typist import Typist, TypistEngine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,10 +25,12 @@ class Traced(TrivialReverse):
     Attributes:
         step_seconds: how long a step takes.
         log: a file to append to, one JSON object a line: see `Event`.
+        letterbox: where its process may be told to die: see `passages`; none: nowhere.
     """
 
     step_seconds: float = 0.0
     log: str = os.devnull
+    letterbox: str = ""
 
     def start(self) -> TracedEngine:
         return TracedEngine(self)
@@ -36,20 +40,53 @@ class TracedEngine(TrivialEngine):
     def __init__(self, spec: Traced) -> None:
         super().__init__(spec)
         self._pace = spec.step_seconds
-        self._log = os.open(spec.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._note([None])
+        self._log = _open(spec.log)
+        _note(self._log, [None])
+        if spec.letterbox:
+            passages.await_letter(spec.letterbox)
 
     def step(self) -> pa.Table:
         time.sleep(self._pace)
         done = super().step()
         # Noted before the worker can journal it: what a kill costs is never counted too low.
-        self._note([text[::-1] for text in done["text"].to_pylist() if text is not None])
+        _note(self._log, [text[::-1] for text in done["text"].to_pylist() if text is not None])
         return done
 
-    def _note(self, texts: list[str | None]) -> None:
-        now, pid = time.time(), os.getpid()
-        lines = [json.dumps({"at": now, "pid": pid, "text": text}) + "\n" for text in texts]
-        os.write(self._log, "".join(lines).encode())
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedTypist(Typist):
+    """Types letter by letter, and notes each row that is complete.
+
+    Attributes:
+        log: as that of `Traced`.
+    """
+
+    log: str = os.devnull
+
+    def start(self) -> TracedTypistEngine:
+        return TracedTypistEngine(self)
+
+
+class TracedTypistEngine(TypistEngine):
+    def __init__(self, spec: TracedTypist) -> None:
+        super().__init__(spec)
+        self._log = _open(spec.log)
+        passages.from_environment()
+
+    def step(self) -> pa.Table:
+        done = super().step()
+        _note(self._log, [text[::-1] for text in done["text"].to_pylist()])
+        return done
+
+
+def _open(log: str) -> int:
+    return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+
+def _note(log: int, texts: list[str | None]) -> None:
+    now, pid = time.time(), os.getpid()
+    lines = [json.dumps({"at": now, "pid": pid, "text": text}) + "\n" for text in texts]
+    os.write(log, "".join(lines).encode())
 
 
 @dataclass(frozen=True, slots=True)

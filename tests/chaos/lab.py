@@ -23,7 +23,7 @@ from tests.support import shop
 from tests.warehouse.helpers import open_home
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.chaos.engine import Event
 
@@ -107,7 +107,12 @@ class Lab:
         run_partition(shop.reversing(**changes), day, run_id=run_id, house=house)
 
     def start(
-        self, day: str, *arguments: str, run_id: str = "run", module: str | None = None
+        self,
+        day: str,
+        *arguments: str,
+        run_id: str = "run",
+        module: str | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> Step:
         """Start a step process: `tests.chaos.step`, or another module of its kind."""
         if module is None:
@@ -120,7 +125,7 @@ class Lab:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
-                env=environment(self.home),
+                env={**environment(self.home), **(variables or {})},
                 start_new_session=True,
             )
         step = Step(process, said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from dataclasses import replace
@@ -14,8 +15,9 @@ from overnight.home import Home
 from overnight.run import run_partition
 from overnight.spot.policy import SpotPolicy
 from overnight.warehouse.connect import Warehouse
+from tests.chaos import passages
+from tests.chaos.engine import TracedTypist
 from tests.support import shop
-from tests.support.typist import Typist
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("day")
     parser.add_argument("--counter", required=True)
+    parser.add_argument("--log", default=os.devnull)
     parser.add_argument("--step-s", type=float, default=0.01)
     parser.add_argument("--max-runtime-min", type=float)
     parser.add_argument("--workers", type=int, default=0)
@@ -34,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--once", action="store_true", help="retry_on_interrupt=False")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    passages.from_environment()
     job = shop.reversing(
-        engine=Typist(window=8, step_s=options.step_s, counter=options.counter),
+        engine=TracedTypist(
+            window=8, step_s=options.step_s, counter=options.counter, log=options.log
+        ),
         split_rows=10,
         spot=SpotPolicy(
             pricing=options.pricing,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
+from overnight.crashpoints import reach, register
 from overnight.journal.shard import is_shard_name
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from overnight.store import Store
 
 _A_DAY = dt.timedelta(days=1)
+register("journal.before_collect", "journal.after_collect")
 
 
 def collect(
@@ -59,6 +61,8 @@ def collect(
             published_at = partitions.get(entry.key.split("/")[-2])
             if published_at and entry.modified < published_at + retention:
                 doomed.append(entry.key)
+        reach("journal.before_collect")
         store.delete(doomed)
+        reach("journal.after_collect")
         deleted += len(doomed)
     return deleted

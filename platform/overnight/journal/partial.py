@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-register("partial.before_put", "partial.after_put")
+register("partial.before_put", "partial.after_put", "partial.before_forget", "partial.after_forget")
 
 _ROOT = "partial"
 _COLUMNS = ["input_hash", "progress", "partial"]
@@ -92,4 +92,6 @@ def clear(store: Store, journal: str) -> None:
     Raises:
         StoreError: if the store fails.
     """
+    reach("partial.before_forget")
     store.delete([entry.key for entry in store.list(prefix_of(journal))])
+    reach("partial.after_forget")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import sqlalchemy as sa
 
+from overnight.crashpoints import reach, register
 from overnight.errors import PartitionBusyError
 from overnight.lineage import tables
 from overnight.warehouse.table import lock_key
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PartitionLease", "lease_key"]
 
+register("lease.before_take", "lease.after_take", "lease.before_release", "lease.after_release")
 
 # The server takes a moment to notice that a killed process is gone.
 _DYING = "1s"
@@ -52,7 +54,9 @@ class PartitionLease:
         """
         connection = warehouse.session()
         try:
+            reach("lease.before_take")
             if _lock(connection, lease_key(job, partition_key)):
+                reach("lease.after_take")
                 return cls(connection)
             busy = _busy(connection, job, partition_key)
         except BaseException:
@@ -75,11 +79,13 @@ class PartitionLease:
         """Gives the lease back. Safe to call twice, or when it was lost."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            reach("lease.before_release")
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 # Closing would do as well, but the server notices that a moment later.
                 connection.execute(sa.text("SELECT pg_advisory_unlock_all()"))
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 connection.close()
+            reach("lease.after_release")
 
 
 def _lock(connection: sa.Connection, key: int) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
+from overnight.crashpoints import reach, register
 from overnight.errors import ReconciliationError
 from overnight.lineage import tables
 from overnight.lineage.lease import PartitionLease
@@ -49,6 +50,10 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _LONGEST_ERROR = 20_000
+_STARTING, _STARTED = "attempt.before_start", "attempt.after_start"
+_FINISHING, _FINISHED = "attempt.before_finish", "attempt.after_finish"
+_DECIDING, _DECIDED = "attempt.before_decision", "attempt.after_decision"
+register(_STARTING, _STARTED, _FINISHING, _FINISHED, _DECIDING, _DECIDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +178,8 @@ def start_attempt(
             )
             token, started_at = connection.execute(insertion).one()
             _raise_token(connection, job, partition_key, token)
+            reach(_STARTING)
+        reach(_STARTED)
     except BaseException:
         lease.release()
         raise
@@ -225,6 +232,8 @@ def finish_attempt(
     try:
         with warehouse.begin() as connection:
             connection.execute(change)
+            reach(_FINISHING)
+        reach(_FINISHED)
     finally:
         attempt.lease.release()
 
@@ -280,6 +289,8 @@ def add_decision(warehouse: Warehouse, attempt: Attempt, decision: Mapping[str, 
     )
     with warehouse.begin() as connection:
         connection.execute(change)
+        reach(_DECIDING)
+    reach(_DECIDED)
 
 
 def record_failure_rejects(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 import pyarrow as pa
 
+from overnight.crashpoints import reach, register
 from overnight.errors import ConfigError, OvernightError
 from overnight.plan.duplicates import duplicate_keys
 from overnight.plan.hashing import encoded_sizes, input_hashes
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from overnight.landing import Batch, InputFile
+
+register("plan.before_spool", "plan.after_spool")
 
 _PREFIX_CHARACTERS = 256
 _RESERVED = ("row", "key", "input_hash", "request", "failure", "run_id", "attempt", "machine")
@@ -232,8 +235,10 @@ class _Spool:
             table = table.set_column(table.schema.get_field_index(name), name, column)
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         path = split_file(self._folder, self._next)
+        reach("plan.before_spool")
         with pa.ipc.new_file(str(path), table.schema, options=options) as writer:
             writer.write_table(table)
+        reach("plan.after_spool")
         self._next += 1
 
 

@@ -22,6 +22,7 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
+from overnight.crashpoints import reach, register
 from overnight.errors import ConfigError, WarehouseUnavailableError
 from overnight.redact import redact
 from overnight.warehouse import expose, schema
@@ -40,6 +41,8 @@ __all__ = ["Warehouse"]
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+register("warehouse.before_commit", "warehouse.after_commit")
 
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _OLDEST_VERSION = 140000
@@ -234,6 +237,8 @@ class Warehouse:
         """
         with self._answering(), self._engine.begin() as connection, _broken_aside(connection):
             yield connection
+            reach("warehouse.before_commit")
+        reach("warehouse.after_commit")
 
     def session(self) -> sa.Connection:
         """A connection of its own, not pooled, in autocommit: for locks of a session.

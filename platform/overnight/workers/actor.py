@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from overnight.crashpoints import reach, register
 from overnight.errors import StaleAttemptError, WorkersLostError
 from overnight.journal import Journal
 from overnight.spot.notice import Notice, NoticeWatcher
@@ -38,6 +39,9 @@ GIVE_WAY_S = 60.0
 # What a drain may take of the time after a notice.
 DRAIN_SHARE = 0.2
 LEAST_DRAIN_S = 5.0
+_LEASING, _LEASED = "worker.before_lease", "worker.after_lease"
+_RELEASING, _RELEASED = "worker.before_release", "worker.after_release"
+register(_LEASING, _LEASED, _RELEASING, _RELEASED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +138,7 @@ class Worker:
         Raises:
             StaleAttemptError: if a newer attempt at the partition holds a lease.
         """
+        reach(_LEASING)
         with self._lock:
             older = [
                 lease
@@ -169,6 +174,7 @@ class Worker:
         with self._lock:
             if assignment.attempt in self._leases:
                 self._leases[assignment.attempt].renewed = self._clock()
+        reach(_LEASED)
         return WorkerInfo(self._machine, os.getpid(), seconds, self._notices.state().source)
 
     def infer(self, attempt: int, split: str, rows: pa.Table) -> int:
@@ -235,8 +241,10 @@ class Worker:
             self._idle_since = self._clock()
         self._loop.meter.close(attempt)
         if lease is not None:
+            reach(_RELEASING)
             self._loop.abort(attempt)
             lease.writer.close()
+            reach(_RELEASED)
 
     def placed(self) -> str:
         """The cluster's id of the machine; answered as soon as the worker has one."""

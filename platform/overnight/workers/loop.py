@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from overnight.crashpoints import reach, register
 from overnight.engines.base import (
     FAILURE,
     REQUEST,
@@ -50,6 +51,12 @@ __all__ = ["Progress", "Provenance", "WorkerLoop"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_TAKING, _TAKEN = "drain.before_take_out", "drain.after_take_out"
+_FLUSHING, _FLUSHED = "drain.before_flush", "drain.after_flush"
+_REFUSING, _REFUSED = "drain.before_refuse", "drain.after_refuse"
+_ENDING, _ENDED = "drain.before_end", "drain.after_end"
+register(_TAKING, _TAKEN, _FLUSHING, _FLUSHED, _REFUSING, _REFUSED, _ENDING, _ENDED)
 
 _TALLIES_KEPT = 64
 _PROBE_ROW = -1
@@ -519,14 +526,18 @@ class WorkerLoop:
             return asked
         left = drain.left(self._clock())
         late = [row for row, seconds in engine.time_left().items() if seconds > left]
+        reach(_TAKING)
         self._keep(engine.suspend(late), for_good=True)
+        reach(_TAKEN)
         return asked & set(engine.time_left())
 
     def _take_out_all(self, engine: Engine) -> None:
         if self._resumes and isinstance(engine, Resumable):
+            reach(_TAKING)
             self._keep(engine.suspend(self._window.undecided()), for_good=True)
             # Some may have been finished all the same.
             self._journal(engine.step())
+            reach(_TAKEN)
 
     def _hand_back(self, drain: Drain, finishing: set[int]) -> None:
         handed = []
@@ -535,9 +546,13 @@ class WorkerLoop:
             # Whoever is told now waits for the end of the drain, not for this ticket.
             held.ticket = Future()
         for writer in drain.writers:
+            reach(_FLUSHING)
             self._flush(writer)
+            reach(_FLUSHED)
         for ticket, hashes in handed:
+            reach(_REFUSING)
             _refuse(ticket, DrainingError("this machine will be taken away", tuple(hashes)))
+            reach(_REFUSED)
         self._settle()
         if not len(self._window):
             self._end_drain(drain)
@@ -557,6 +572,7 @@ class WorkerLoop:
             self._hand_back(drain, set())
 
     def _end_drain(self, drain: Drain) -> None:
+        reach(_ENDING)
         if self._engine is not None:
             self._engine.close()
             self._engine, self._in_flight = None, 0
@@ -565,6 +581,7 @@ class WorkerLoop:
             "drained in %.1f s, %.1f s before the machine goes", now - drain.began, drain.spare(now)
         )
         self._drained.set()
+        reach(_ENDED)
 
     def _flush(self, writer: JournalWriter) -> None:
         try:

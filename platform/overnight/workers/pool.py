@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
+from overnight.crashpoints import reach, register
 from overnight.engines.base import PARTIAL, ResumableSpec
 from overnight.errors import (
     DeadlineMissedError,
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
     from overnight.workers.machine_time import MachineTime
 
 log = logging.getLogger(__name__)
+
+_GIVING, _GIVEN = "pool.before_hand_out", "pool.after_hand_out"
+_REQUEUING, _REQUEUED = "pool.before_requeue", "pool.after_requeue"
+register(_GIVING, _GIVEN, _REQUEUING, _REQUEUED)
 
 PREFIX = "engine:"
 FAILED_STARTS_IN_A_ROW = 5
@@ -337,8 +342,10 @@ class Pool:
             if any(begun):
                 rows = rows.append_column(PARTIAL, pa.array(begun, self._spec.partial_type))
         attempt = self._assignment.attempt
+        reach(_GIVING)
         reference = member.handle.infer.remote(attempt, f"{attempt}-{piece.split.index}", rows)
         member.pieces[reference] = piece
+        reach(_GIVEN)
 
     def _settle(self, member: Member, reference: Any, value: Any, hired: list[WorkerInfo]) -> None:
         if reference == member.leasing:
@@ -409,10 +416,12 @@ class Pool:
 
     def _requeue(self, pieces: list[Piece]) -> None:
         """Give what is left of pieces out again, first of all, the largest first."""
+        reach(_REQUEUING)
         done = self._assignment.journal.done().select("input_hash")
         left = [piece.less(done, self._plan) for piece in pieces]
         self._read_partials()
         self._queue.extendleft(sorted((p for p in left if p.rows), key=_rows))
+        reach(_REQUEUED)
 
     def _forget(self, member: Member) -> None:
         self._members.remove(member)
