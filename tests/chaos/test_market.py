@@ -117,6 +117,7 @@ def test_with_no_machine_left_the_run_waits_for_one(lab: Lab, market: SpotMarket
     assert night.typed == night.letters
 
 
+@pytest.mark.sweep
 def test_at_its_deadline_it_fails_and_keeps_what_it_has(lab: Lab, market: SpotMarket) -> None:
     only = market.launch()
     night = Night(lab, "2026-07-04")
@@ -132,6 +133,7 @@ def test_at_its_deadline_it_fails_and_keeps_what_it_has(lab: Lab, market: SpotMa
     assert night.typed - night.letters <= 8 * 200
 
 
+@pytest.mark.sweep
 def test_a_job_that_does_not_go_on_after_an_interruption(lab: Lab, market: SpotMarket) -> None:
     goes, _ = market.launch(), market.launch()
     night = Night(lab, "2026-07-05")
@@ -143,6 +145,7 @@ def test_a_job_that_does_not_go_on_after_an_interruption(lab: Lab, market: SpotM
     assert lab.attempts(night.day) == ["failed"]
 
 
+@pytest.mark.sweep
 def test_a_machine_that_may_go_gets_no_new_splits(lab: Lab, market: SpotMarket) -> None:
     may_go, _ = market.launch(), market.launch()
     night = Night(lab, "2026-07-06", rows=80)
@@ -157,6 +160,7 @@ def test_a_machine_that_may_go_gets_no_new_splits(lab: Lab, market: SpotMarket) 
         assert connection.execute(query, {"day": night.day}).scalar_one() == 80
 
 
+@pytest.mark.sweep
 def test_on_demand_keeps_the_deadline_when_spot_is_lost(lab: Lab, market: SpotMarket) -> None:
     spot = market.launch()
     # So that it is known how fast rows are inferred.

@@ -573,14 +573,15 @@ class WorkerLoop:
 
     def _end_drain(self, drain: Drain) -> None:
         reach(_ENDING)
-        if self._engine is not None:
-            self._engine.close()
-            self._engine, self._in_flight = None, 0
         now = self._clock()
         log.warning(
             "drained in %.1f s, %.1f s before the machine goes", now - drain.began, drain.spare(now)
         )
+        # Nothing can be lost any more; the engine takes its time to end, or ends with its machine.
         self._drained.set()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine, self._in_flight = None, 0
         reach(_ENDED)
 
     def _flush(self, writer: JournalWriter) -> None:
