@@ -15,6 +15,7 @@ import pytest
 import yaml
 from click import ClickException
 
+from overnight.workers.machines import INSTANCE_LABEL
 from tests.infra import cluster_file
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def test_a_groups_market_is_the_same_wherever_it_is_written(resolved: dict[str, 
             if spec["ResourceType"] == "instance"
         )
         assert options["MarketType"] == market, name
+        assert each["labels"][INSTANCE_LABEL] == node_config["InstanceType"], name
         assert {"Key": "market", "Value": market} in instance_tags, name
         assert name.startswith(market), name
         assert each["resources"][market.replace("-", "_")] == 1, name

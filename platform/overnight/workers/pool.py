@@ -230,7 +230,7 @@ class Pool:
             "name": name,
             "namespace": NAMESPACE,
             "get_if_exists": True,
-            "max_concurrency": 32,
+            "max_concurrency": 128,
             "max_restarts": 0,
             "num_cpus": 0 if self._gpus else 1,
             "num_gpus": self._gpus,
