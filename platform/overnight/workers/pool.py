@@ -216,7 +216,9 @@ class Pool:
                 member.handle.give_way.remote()
 
     def _going_nodes(self) -> set[str]:
-        return {member.node for member in self._members if member.draining and member.node}
+        # Until Ray misses a machine, which takes a while, it counts those that are gone, too.
+        lost = {member.node for member in self._gone if member.interrupted and member.node}
+        return lost | {member.node for member in self._members if member.draining and member.node}
 
     def _hire(self, name: str) -> Member:
         import ray
@@ -437,8 +439,10 @@ class Pool:
         self._book_lost(member)
         pieces = list(member.pieces.values())
         if member.draining or taken_away(member.node, error):
+            # Until Ray misses the machine, it gives whoever asks by this name the dead worker.
+            self._refused.add(member.name)
             self._requeue(pieces)
-            if not member.draining:
+            if member.node and not member.draining:
                 self._interrupted_by(member, "is lost with its machine")
         else:
             self._suspect(member, pieces)
