@@ -557,14 +557,15 @@ class WorkerLoop:
             self._hand_back(drain, set())
 
     def _end_drain(self, drain: Drain) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._engine, self._in_flight = None, 0
         now = self._clock()
         log.warning(
             "drained in %.1f s, %.1f s before the machine goes", now - drain.began, drain.spare(now)
         )
+        # Closing can take longer than the machine has, and nobody needs to wait for it.
         self._drained.set()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine, self._in_flight = None, 0
 
     def _flush(self, writer: JournalWriter) -> None:
         try:
