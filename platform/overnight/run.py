@@ -272,8 +272,10 @@ def _pool(
     attempt: Attempt,
     report: Callable[[PoolProgress], None],
 ) -> Pool:
-    # Jobs that declare the same engine with the same model share its warm workers.
-    name = f"{job.engine.kind}-{digest([dict(fingerprint.identity), repr(job.engine)])}"
+    # Jobs that declare the same engine with the same model share its warm workers; but workers
+    # tell attempts by their numbers, which are those of one warehouse.
+    decides = [dict(fingerprint.identity), repr(job.engine), house.warehouse.url()]
+    name = f"{job.engine.kind}-{digest(decides)}"
     started = record.run_started(house.warehouse, attempt)
     ends_at = job.spot.ends_at(started)
     time_left = None

@@ -207,14 +207,22 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "OVERNIGHT_HOME": str(home), "PYTHONPATH": paths}
 
 
-def wait_for(condition: Callable[[], bool], step: Step | None = None) -> bool:
-    """Wait until something holds; False if the process ended before it did."""
+def wait_for(
+    condition: Callable[[], bool], step: Step | None = None, *, every_s: float = 0.005
+) -> bool:
+    """Wait until something holds; False if the process ended before it did.
+
+    Args:
+        condition: what is to hold.
+        step: the process.
+        every_s: how long to wait between two looks, seconds.
+    """
     give_up = time.monotonic() + PATIENCE_S
     while not condition():
         if step is not None and not step.running:
             return False
         assert time.monotonic() < give_up, step.output if step else "nothing happened"
-        time.sleep(0.005)
+        time.sleep(every_s)
     return True
 
 

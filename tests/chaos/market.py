@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from ray.cluster_utils import Cluster
 
-from overnight.workers.machines import MARKET_LABEL
+from overnight.workers.machines import MARKET_LABEL, ZONE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +46,10 @@ class Machine:
         """The processes that Ray has started on it for actors."""
         return [p for p in self._processes() if _command(p).startswith("ray::")]
 
+    def has_engine(self) -> bool:
+        """Whether a vLLM runs on it, or starts."""
+        return any("VLLM::EngineCore" in _command(process) for process in self._processes())
+
     def _processes(self) -> list[psutil.Process]:
         found: list[psutil.Process] = []
         for info in itertools.chain.from_iterable(self.node.all_processes.values()):
@@ -76,14 +80,14 @@ class SpotMarket:
         address: str = self._cluster.address
         return address
 
-    def launch(self, *, market: str = "spot", **environment: str) -> Machine:
+    def launch(self, *, market: str = "spot", zone: str = "any", **environment: str) -> Machine:
         """Have a machine come; on return it is part of the cluster."""
         number = next(self._launched)
         notice = self._folder / f"notice-{number}.json"
         node = self._cluster.add_node(
             num_cpus=1,
             object_store_memory=MEMORY,
-            labels={MARKET_LABEL: market},
+            labels={MARKET_LABEL: market, ZONE_LABEL: zone},
             env_vars={
                 "OVERNIGHT_NOTICE": f"file:{notice}",
                 "OVERNIGHT_NOTICE_DIR": str(self._folder / f"machine-{number}"),

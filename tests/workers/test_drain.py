@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,7 +15,7 @@ from overnight.errors import DrainingError
 from overnight.journal import Journal
 from overnight.store import StoreConfig
 from overnight.workers.loop import Provenance, WorkerLoop
-from tests.support.typist import Typist
+from tests.support.typist import Typist, TypistEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -196,3 +198,34 @@ def test_the_furthest_state_counts_and_torn_files_do_not(journal: Journal, tmp_p
     assert journal.done().is_empty()
     journal.forget_partials()
     assert journal.partials() is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clingy(Typist):
+    """Its engine does not close before it may."""
+
+    may_close: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> TypistEngine:
+        may_close = self.may_close
+
+        class Engine(TypistEngine):
+            def close(self) -> None:
+                may_close.wait(WAIT)
+                super().close()
+
+        return Engine(self)
+
+
+def test_the_end_of_a_drain_is_told_before_the_engine_is_closed(journal: Journal) -> None:
+    """Closing vLLM takes seconds, which a machine that goes may not have."""
+    spec = Clingy(step_s=0.01)
+    loop = WorkerLoop(spec)
+    try:
+        with journal.writer(attempt=1, worker="w1") as writer:
+            handed_back(loop, split(["a" * LONG]), writer, 0.5)
+            assert loop.drained(timeout=WAIT / 2)
+            assert not spec.may_close.is_set()
+    finally:
+        spec.may_close.set()
+        loop.close()

@@ -17,16 +17,16 @@ import sqlalchemy as sa
 
 from overnight.errors import ConfigError, EngineBrokenError
 from overnight.run import House, run_partition
+from overnight.warehouse.connect import Warehouse
 from overnight.workers.cluster import NAMESPACE, ClusterConfig
 from tests.support import shop
 from tests.support.shop import DAY, Paced, PacedEngine, line, reversing, write_lines
+from tests.warehouse.helpers import open_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
-
-    from overnight.warehouse.connect import Warehouse
 
 ROOT = Path(__file__).parents[2]
 
@@ -144,3 +144,17 @@ def test_an_address_where_no_head_answers_is_refused(warehouse: Warehouse, home:
 def test_a_setting_that_cannot_be_is_refused(setting: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{setting} is -1"):
         ClusterConfig(address=None, head_file=tmp_path / "x", **{setting: -1})  # type: ignore[arg-type]
+
+
+def test_workers_are_not_shared_with_another_warehouse(
+    warehouse: Warehouse, home: Path, ray_head: str
+) -> None:
+    """Its attempts have numbers of their own, by which a worker would confuse them with ours."""
+    job = reversing(engine=Paced(window=8, batch=8))
+    write_lines(home, [line(1)])
+    run_partition(job, DAY, run_id="r", house=fresh(warehouse, home))
+    ours = set(workers())
+    with open_home() as other, Warehouse.open(home=other) as others:
+        write_lines(other, [line(1)])
+        run_partition(job, DAY, run_id="r", house=shop.house(others, other))
+    assert set(workers()) - ours

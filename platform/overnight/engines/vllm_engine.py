@@ -112,11 +112,12 @@ class VllmEngine:
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
     def suspects(self) -> list[int]:
-        """The oldest rows in flight, as many as are computed together.
+        """All rows in flight.
 
-        vLLM admits first come, first served, so nothing younger can have been in its batch.
+        vLLM admits first come, first served, but which of them it was computing nobody knows:
+        that older ones were finished may be in what it had no time to say.
         """
-        return list(self._running.values())[: self._max_num_seqs]
+        return list(self._running.values())
 
     def abort(self, rows: Sequence[int]) -> None:
         """Forget rows; nothing comes back for them."""

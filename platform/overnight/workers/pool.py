@@ -221,7 +221,9 @@ class Pool:
                 member.handle.give_way.remote()
 
     def _going_nodes(self) -> set[str]:
-        return {member.node for member in self._members if member.going and member.node}
+        # Until Ray misses a machine, which takes a while, it counts those that are gone, too.
+        lost = {member.node for member in self._gone if member.interrupted and member.node}
+        return lost | {member.node for member in self._members if member.going and member.node}
 
     def _hire(self, name: str) -> Member:
         import ray
@@ -468,6 +470,8 @@ class Pool:
         self._book_lost(member)
         pieces = list(member.pieces.values())
         if member.going or taken_away(member.node, error):
+            # Until Ray misses the machine, it gives whoever asks by this name the dead worker.
+            self._refused.add(member.name)
             self._requeue(pieces)
             if not member.going:
                 self._interrupted_by(member, "is lost with its machine")
