@@ -103,6 +103,8 @@ class SpotMarket:
         machine.end()
         with contextlib.suppress(Exception):  # its processes are gone already
             self._cluster.remove_node(machine.node, allow_graceful=False)
+        # Until the cluster has noticed, a run that starts now would count on the machine.
+        self._cluster.wait_for_nodes()
 
 
 @contextlib.contextmanager

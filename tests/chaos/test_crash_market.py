@@ -6,6 +6,7 @@ or the step that has to hand its rows to others (`market`). Ids: see `test_crash
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from tests.chaos.crash_cases import SEED, Case, cases, check
 from tests.chaos.lab import Lab, Landed, open_lab, wait_for
-from tests.chaos.market import SpotMarket, open_market
+from tests.chaos.market import Machine, SpotMarket, open_market
 from tests.chaos.market_step import PUBLISHED
 from tests.chaos.passages import Passages
 from tests.chaos.trial import Trial
@@ -65,26 +66,33 @@ class Spot:
             on_machine: arms the workers of the machine that goes.
             in_step: arms the step; it is started again if it is killed.
         """
-        goes = self.market.launch(**on_machine.variables)
-        step = self.start(trial.day, in_step)
-
-        def at_work() -> bool:
-            return on_machine.killed() or on_machine.count()["partial.after_put"] > 0
-
-        if wait_for(at_work, step) and not on_machine.killed():
-            goes.notify(_NOTICE_S)
-            wait_for(lambda: on_machine.killed() or not goes.workers(), step)
-        trial.killed_at = time.time()
-        if in_step is not None and step.wait() == _KILLED:
+        with self._machine(on_machine) as goes:
+            step = self.start(trial.day, in_step)
+            if wait_for(lambda: _at_work(on_machine), step) and not on_machine.killed():
+                goes.notify(_NOTICE_S)
+                wait_for(lambda: on_machine.killed() or not goes.workers(), step)
             trial.killed_at = time.time()
-            step = self.start(trial.day)
-        self.market.take_away(goes)
+            if in_step is not None and step.wait() == _KILLED:
+                trial.killed_at = time.time()
+                step = self.start(trial.day)
         assert step.wait() == PUBLISHED, step.output
         return step
+
+    @contextlib.contextmanager
+    def _machine(self, armed: Passages) -> Iterator[Machine]:
+        machine = self.market.launch(**armed.variables)
+        try:
+            yield machine
+        finally:
+            self.market.take_away(machine)
 
     def _write(self, day: str, texts: dict[str, str]) -> None:
         rows = [{"line_id": key, "text": text, "weight": 1} for key, text in texts.items()]
         shop.write_lines(self.lab.home, rows, day)
+
+
+def _at_work(passages: Passages) -> bool:
+    return passages.killed() or passages.count()["partial.after_put"] > 0
 
 
 def _reversed(texts: dict[str, str]) -> Landed:
@@ -120,6 +128,6 @@ def test_a_machine_that_goes_passes_the_points_on_record(spot: Spot, tmp_path: P
     with spot.land("2026-12-04") as trial:
         step = spot.go(trial, on_machine, in_step)
     trial.verdict().check()
-    assert "interrupted=1" in step.output
+    assert "drains: its machine will be taken away" in step.output
     check("machine", on_machine.count())
     check("market", in_step.count())

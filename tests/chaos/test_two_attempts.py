@@ -40,15 +40,15 @@ def test_of_two_runs_at_once_one_publishes_and_the_other_says_who_is_at_work(lab
 # Before it publishes, it finds its workers or its staging table gone: the next try is refused, or
 # takes over what the newer attempt did.
 @pytest.mark.parametrize(
-    ("where", "ends"),
+    ("where", "ends", "outcome"),
     [
-        ("inference", RETRY),
-        pytest.param("audit", RETRY, marks=pytest.mark.sweep),
-        ("publish", STALE),
+        ("inference", RETRY, "failed"),
+        pytest.param("audit", RETRY, "failed", marks=pytest.mark.sweep),
+        ("publish", STALE, "refused"),
     ],
 )
 def test_an_attempt_that_wakes_up_after_a_newer_one_cannot_publish(
-    lab: Lab, tmp_path: Path, where: str, ends: int
+    lab: Lab, tmp_path: Path, where: str, ends: int, outcome: str
 ) -> None:
     day = {"inference": "2026-06-02", "publish": "2026-06-03", "audit": "2026-06-04"}[where]
     before = lab.land(day, "a")
@@ -71,6 +71,7 @@ def test_an_attempt_that_wakes_up_after_a_newer_one_cannot_publish(
         assert dict(lab.published(day)) == newest.expected
     assert reader.seen == [digest(before.expected), digest(newest.expected)]
     assert "newer" in sleeper.output.splitlines()[-1]
+    assert lab.attempts(day) == ["published", outcome, "published"]
 
 
 def stopped(lab: Lab, day: str, where: str, gate: Path) -> Step:
