@@ -88,6 +88,7 @@ def test_an_interruption_with_notice_costs_no_letter(lab: Lab, market: SpotMarke
     assert "interrupted=1" in step.output
 
 
+@pytest.mark.sweep
 def test_without_notice_a_row_costs_at_most_what_was_typed_since_the_last_flush(
     lab: Lab, market: SpotMarket
 ) -> None:
@@ -102,6 +103,7 @@ def test_without_notice_a_row_costs_at_most_what_was_typed_since_the_last_flush(
     assert 0 <= night.typed - night.letters <= 8 * 200
 
 
+@pytest.mark.sweep
 def test_with_no_machine_left_the_run_waits_for_one(lab: Lab, market: SpotMarket) -> None:
     first = market.launch()
     night = Night(lab, "2026-07-03")

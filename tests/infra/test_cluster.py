@@ -65,8 +65,10 @@ class RayProcesses:
     def __init__(self, config: dict[str, Any], mark: str) -> None:
         self._config = config
         self._port = free_port()
+        # Not what a Ray of the tests' own process has set for itself, such as its tokens.
+        inherited = {n: v for n, v in os.environ.items() if not n.startswith("RAY_")}
         self._environment = {
-            **os.environ,
+            **inherited,
             MARK: mark,
             "PYTHONPATH": f"{cluster_file.ROOT}:{cluster_file.ROOT / 'platform'}",
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
