@@ -221,10 +221,14 @@ class JournalWriter:
             while (tables := self._next_tables()) is not None:
                 started = self._clock()
                 if tables:
+                    # How often finished rows are flushed is for their own cost to decide.
                     self._write(tables)
-                self._keep_partial()
-                self._pace(started)
-                self._acknowledge(sum(table.num_rows for table in tables))
+                    self._pace(started)
+                    self._acknowledge(sum(table.num_rows for table in tables))
+                    self._keep_partial()
+                else:
+                    self._keep_partial()
+                    self._pace(started)
                 self._merger.step(hurry=self._someone_waits())
         except Exception as error:  # noqa: BLE001 - it is raised again in the caller's thread
             with self._changed:

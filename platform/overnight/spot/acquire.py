@@ -80,7 +80,7 @@ def _ask(
     client: Any, market: str, candidate: Candidate, template: str
 ) -> tuple[str | None, str, str]:
     """Returns the machine's id, or the code and text of what went wrong."""
-    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError  # noqa: A004
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError  # noqa: A004 - theirs
 
     override = {"InstanceType": candidate.instance_type, "AvailabilityZone": candidate.zone}
     try:

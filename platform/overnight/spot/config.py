@@ -131,6 +131,7 @@ class NoticeConfig:
 
 def _mode(text: str) -> tuple[Mode, Path | None]:
     if text in ("auto", "off", "ec2", "gce"):
+        # mypy does not narrow a string to the literals that it was found among.
         return text, None  # type: ignore[return-value]
     scheme, _, path = text.partition(":")
     # Both forms of an absolute path: file:/path and file:///path.

@@ -139,7 +139,7 @@ class OneMarket:
         work_left_s: float,
         share_left: float,  # noqa: ARG002 - the protocol's, as is on_demand
         spot: Sequence[str],
-        on_demand: bool = True,  # noqa: ARG002
+        on_demand: bool = True,  # noqa: ARG002 - likewise
     ) -> Decision:
         """As `MarketPolicy.decide`."""
         settle = self.decisions.settle

@@ -118,7 +118,7 @@ def _content(path: Path, status: os.stat_result) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise NoticeError("is not a file")
     # Should it have become a pipe meanwhile, opening it must not wait for a writer.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - by descriptor
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise NoticeError(f"is longer than {_MOST_BYTES} bytes")
