@@ -1,4 +1,4 @@
-"""The code location: every job, its schedule and its resources. Assembly only."""
+"""The code location: every job, its schedule, its sensors and its resources. Assembly only."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from assets.summaries import daily_summaries, summary_model
 from overnight.orchestration import (
     DAILY_START,
     inference_asset,
+    landing_sensors,
     model_asset,
     source_asset,
     trained_model_asset,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 OWNERS = ("team:magazine",)
 FRAUD_OWNERS = ("team:payments",)
 SHOP_OWNERS = ("team:shop",)
+
+JOBS = (daily_summaries, fraud_scores, recommendations, document_embeddings)
 
 # Whatever is unchanged costs nothing. As it comes, `eager` would wait until something has landed
 # on every single day; a day on which nothing changes is none to wait for.
@@ -75,6 +78,21 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
                 ),
             ],
             asset_checks=reviews,
+            sensors=[
+                # The embeddings are refreshed by their condition, once the sensor of `documents`
+                # has told that there is something new.
+                *landing_sensors(
+                    [job for job in JOBS if job is not document_embeddings],
+                    partitions=daily,
+                    also=[documents],
+                    default_status=dg.DefaultSensorStatus.RUNNING,
+                ),
+                dg.AutomationConditionSensorDefinition(
+                    "automation",
+                    target=dg.AssetSelection.assets(document_embeddings.name),
+                    default_status=dg.DefaultSensorStatus.RUNNING,
+                ),
+            ],
             resources={**from_env(), **(resource_overrides or {})},
         ),
         inference_asset(
@@ -118,7 +136,5 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
         ),
     )
 
-
-JOBS = (daily_summaries, fraud_scores, recommendations, document_embeddings)
 
 defs = build_definitions()

@@ -1,4 +1,4 @@
-"""Jobs as Dagster sees them: assets, checks, schedules.
+"""Jobs as Dagster sees them: assets, checks, schedules, sensors.
 
 Of the library, only this package imports Dagster.
 """
@@ -14,12 +14,15 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 from overnight.orchestration.asset import DAILY_START, inference_asset  # noqa: E402 - after the filter
+from overnight.orchestration.sensor import landing_sensor, landing_sensors  # noqa: E402 - after the filter
 from overnight.orchestration.source import model_asset, source_asset  # noqa: E402 - after the filter
 from overnight.orchestration.trained_model import trained_model_asset  # noqa: E402 - after the filter
 
 __all__ = [
     "DAILY_START",
     "inference_asset",
+    "landing_sensor",
+    "landing_sensors",
     "model_asset",
     "source_asset",
     "trained_model_asset",
