@@ -110,6 +110,7 @@ class Look:
         unsettled: for those that have not, why.
         partitions: how many have a folder.
         listed: how many of them were listed.
+        left: the newest and changing ones that there was no time to list.
         in_time: whether the time sufficed for all that should have been listed.
     """
 
@@ -117,6 +118,7 @@ class Look:
     unsettled: dict[str, str] = field(default_factory=dict)
     partitions: int = 0
     listed: int = 0
+    left: list[str] = field(default_factory=list)
     in_time: bool = True
 
 
@@ -171,7 +173,9 @@ class Watch:
             StoreError: if the zone cannot be listed.
         """
         oldest = (now.date() - dt.timedelta(days=self.remembered_days)).isoformat()
-        cursor.days = {day: known for day, known in cursor.days.items() if day >= oldest}
+        cursor.days = {
+            day: known for day, known in cursor.days.items() if day >= oldest or known.state != DONE
+        }
         changing = {day for day, k in cursor.days.items() if k.state in (CHANGED, FOUND)}
         if only is None:
             days = [day for day in self._partitions(store) if day >= oldest]
@@ -185,6 +189,8 @@ class Watch:
             # The newest day at least: or a slow store would keep us from ever going on.
             if look.in_time or not look.listed:
                 self._note(store, cursor, look, day, now)
+            else:
+                look.left.append(day)
         if only is None:
             self._older(store, cursor, look, [day for day in days if day not in hot], now, in_time)
         look.ready.sort(key=lambda ready: ready.partition)

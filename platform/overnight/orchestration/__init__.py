@@ -16,6 +16,7 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 from overnight.orchestration.asset import DAILY_START, inference_asset  # noqa: E402 - after the filter
 from overnight.orchestration.sensor import landing_sensor, landing_sensors  # noqa: E402 - after the filter
 from overnight.orchestration.source import model_asset, source_asset  # noqa: E402 - after the filter
+from overnight.orchestration.sqs_sensor import sqs_landing_sensor  # noqa: E402 - after the filter
 from overnight.orchestration.trained_model import trained_model_asset  # noqa: E402 - after the filter
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "landing_sensors",
     "model_asset",
     "source_asset",
+    "sqs_landing_sensor",
     "trained_model_asset",
 ]
