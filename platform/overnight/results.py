@@ -34,6 +34,7 @@ PROVENANCE = pl.Schema(
         "_input_hash": pl.Binary,
         "_input_id": pl.Int64,
         "_line": pl.Int64,
+        "_attempts": pl.Int32,
     }
 )
 MEASURES = ("prompt_tokens", "output_tokens", "cached_tokens", "ttft_s", "latency_s")
@@ -150,6 +151,8 @@ def parsed(job: InferenceJob, records: pl.DataFrame) -> tuple[pl.DataFrame, pl.D
         _input_hash="input_hash",
         _input_id="_input_id",
         _line="_line",
+        # A row whose engine cannot go on from where another was is inferred by one alone.
+        _attempts="attempts" if "attempts" in finished.columns else pl.lit(1, pl.Int32),
     )
     good = (
         output.filter(ok)
