@@ -32,15 +32,17 @@ from overnight.workers.actor import Assignment, Worker, WorkerInfo
 from overnight.workers.cluster import NAMESPACE, ClusterConfig, connected, worker_count
 from overnight.workers.machines import (
     MARKET_LABEL,
+    NODE_LABEL,
     ZONE_LABEL,
     alive_nodes,
     has_markets,
+    is_gone,
     say_draining,
     taken_away,
 )
-from overnight.workers.member import Member
+from overnight.workers.member import Member, Missing
 from overnight.workers.meter import KINDS
-from overnight.workers.piece import Piece
+from overnight.workers.piece import DEATHS_TO_BURY, DEATHS_TO_HALVE, Piece
 from overnight.workers.progress import PoolProgress
 
 if TYPE_CHECKING:
@@ -62,7 +64,9 @@ register(_GIVING, _GIVEN, _REQUEUING, _REQUEUED)
 PREFIX = "engine:"
 FAILED_STARTS_IN_A_ROW = 5
 LOST_S = 0.1  # of work that a worker without notice had not flushed: see the journal's interval
-VERDICT_S = 30.0  # within which Ray knows whether a worker that does not answer is dead
+LOOK_S = 0.1  # between two looks for a worker that does not answer
+SURE_S = 2.0  # by which a worker may be late in giving up a lease that was not renewed
+LAST_S = 5.0  # for workers to say how far they got in the end
 
 
 class Pool:
@@ -138,8 +142,9 @@ class Pool:
             if self._members and not self._stays:
                 import ray
 
-                closing = [member.handle.close.remote() for member in self._members]
-                ray.wait(closing, num_returns=len(closing), timeout=20)
+                closing = [m.handle.close.remote() for m in self._members if m.missing is None]
+                if closing:
+                    ray.wait(closing, num_returns=len(closing), timeout=20)
 
     def infer(self, plan: Plan, assignment: Assignment) -> list[WorkerInfo]:
         """Have every row of the plan's splits journalled; returns the workers that did it.
@@ -172,6 +177,7 @@ class Pool:
 
         self._market = self._choose_market()
         self._replace_others()
+        self._dismiss_needless()
         count, self._gpus = worker_count(
             self._config, without=self._going_nodes(), market=self._market
         )
@@ -179,7 +185,8 @@ class Pool:
         taken = {member.name for member in self._members} | self._refused
         warm = [n for n in ray.util.list_named_actors() if n.removeprefix(prefix).isdecimal()]
         names = itertools.chain(sorted(warm), (f"{prefix}{n}" for n in itertools.count()))
-        while sum(self._wanted(member) for member in self._members) < count:
+        elsewhere = self._usable()
+        while sum(self._wanted(m) or m.awaited(elsewhere) for m in self._members) < count:
             name = next(name for name in names if name not in taken)
             taken.add(name)
             member = self._hire(name)
@@ -189,7 +196,7 @@ class Pool:
             self._members.append(member)
 
     def _wanted(self, member: Member) -> bool:
-        return not member.going and not member.gives_way and member.market == self._market
+        return member.stays and not member.gives_way and member.market == self._market
 
     def _choose_market(self) -> str | None:
         if self._buyer is None or not has_markets():
@@ -211,7 +218,7 @@ class Pool:
         """Workers of another market give way: at once if they wait, else when others are ready."""
         import ray
 
-        others = [m for m in self._members if m.market != self._market and not m.going]
+        others = [m for m in self._members if m.market != self._market and m.stays]
         for member in others:
             if member.node is None:
                 ray.kill(member.handle)
@@ -220,10 +227,30 @@ class Pool:
                 member.gives_way = True
                 member.handle.give_way.remote()
 
+    def _dismiss_needless(self) -> None:
+        """Workers without a place, that may not be put where there is one now, are hired anew."""
+        import ray
+
+        usable = self._usable()
+        for member in [m for m in self._members if m.node is None and m.avoids and m.stays]:
+            if member.avoids & usable or not usable:
+                ray.kill(member.handle)
+                self._members.remove(member)
+                self._refused.add(member.name)
+
     def _going_nodes(self) -> set[str]:
         # Until Ray misses a machine, which takes a while, it counts those that are gone, too.
         lost = {member.node for member in self._gone if member.interrupted and member.node}
-        return lost | {member.node for member in self._members if member.going and member.node}
+        return lost | {m.node for m in self._members if not m.stays and m.node}
+
+    def _usable(self) -> set[str]:
+        """Machines that can carry workers and stay."""
+        return alive_nodes(self._market).keys() - self._going_nodes()
+
+    def _avoided(self) -> frozenset[str]:
+        """Machines that Ray might put a worker on, and must not, as long as there are others."""
+        going = alive_nodes(self._market).keys() & self._going_nodes()
+        return frozenset(going if self._usable() else ())
 
     def _hire(self, name: str) -> Member:
         import ray
@@ -240,8 +267,13 @@ class Pool:
         }
         if self._stays:
             options["lifetime"] = "detached"
+        selector: dict[str, str] = {}
         if self._buyer is not None and self._market is not None:
-            options["label_selector"] = self._buyer.selector(self._market)
+            selector |= self._buyer.selector(self._market)
+        if avoids := self._avoided():
+            selector[NODE_LABEL] = f"!in({','.join(sorted(avoids))})"
+        if selector:
+            options["label_selector"] = selector
         handle: Any = (
             ray.remote(Worker)
             .options(**options)
@@ -258,6 +290,7 @@ class Pool:
             name=name,
             handle=handle,
             market=self._market,
+            avoids=avoids,
             placing=handle.placed.remote(),
             leasing=handle.lease.remote(self._assignment),
         )
@@ -270,17 +303,24 @@ class Pool:
         reported = self._clock()
         while not self._planned or queue or any(member.pieces for member in self._members):
             self._check_deadline()
+            self._look_for_missing()
             self._hand_out_all()
+            missing = any(member.missing for member in self._members)
+            timeout = LOOK_S if missing else self._report_every_s / 4
             waiting = [ref for member in self._members for ref in member.references()]
-            ready, _ = ray.wait(waiting, num_returns=1, timeout=self._report_every_s / 4)
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout) if waiting else ([], [])
+            if not waiting:
+                time.sleep(timeout)
             for reference in ready:
                 member = next(m for m in self._members if reference in m.references())
                 try:
                     self._settle(member, reference, _answer(reference), hired)
                 except DrainingError as error:
                     self._take_back(member, reference, error)
-                except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as e:
-                    self._lose(member, _verdict(member, e))
+                except ray.exceptions.ActorUnavailableError as error:
+                    self._miss(member, error)
+                except ray.exceptions.ActorDiedError as error:
+                    self._lose(member, with_machine=taken_away(member.node, error))
             if hired and not self._planned:
                 # Now that no older attempt is at work, what it left is known.
                 queue.extend(self._pieces())
@@ -290,8 +330,7 @@ class Pool:
                 self._hire_missing()
                 self._ask()
                 self._tell()
-        for member in self._members:
-            self._ask_last(member)
+        self._ask_last(*self._members)
         self._tell()
         return hired
 
@@ -350,7 +389,9 @@ class Pool:
         reach(_GIVEN)
 
     def _settle(self, member: Member, reference: Any, value: Any, hired: list[WorkerInfo]) -> None:
-        if reference == member.leasing:
+        if member.missing is not None:
+            self._find(member)
+        elif reference == member.leasing:
             member.info, member.leasing = value, None
             if not hired:
                 self._waited = self._clock() - self._started
@@ -389,7 +430,7 @@ class Pool:
         """Those whose machines go hand their rows back once there is somebody to take them."""
         if any(self._wanted(member) and member.ready for member in self._members):
             for member in self._members:
-                if member.going and not member.draining:
+                if member.going and not member.draining and member.missing is None:
                     member.handle.drain.remote()
 
     def _take_back(self, member: Member, reference: Any, error: DrainingError) -> None:
@@ -463,27 +504,80 @@ class Pool:
                 "inferred is kept: run the partition again to go on from there"
             )
 
-    def _lose(self, member: Member, error: BaseException) -> None:
+    def _miss(self, member: Member, error: Exception) -> None:
+        """A worker does not answer: another one is hired while it is found out whether it lives."""
+        now = self._clock()
+        if member.missing is None:
+            log.warning("%s does not answer: %s", member.name, str(error).partition("\n")[0])
+            member.missing = Missing(since=now, look_at=now)
+            member.placing = member.leasing = member.watching = member.asking = None
+            self._hire_missing()
+        else:
+            member.missing.asked, member.missing.look_at = None, now + LOOK_S
+
+    def _look_for_missing(self) -> None:
+        """What missing workers hold is only handed on when they cannot work on it any more.
+
+        They are dead, or have given their lease back, or have lost it for want of renewal.
+        """
+        for member in [m for m in self._members if m.missing is not None]:
+            missing, now = member.missing, self._clock()
+            if missing is None or now < missing.look_at:
+                continue
+            missing.look_at = now + LOOK_S
+            unleased = now > missing.since + self._config.lease_timeout_s + SURE_S
+            if unleased or (member.node is not None and is_gone(member.node)):
+                self._lose(member, with_machine=True)
+            elif missing.asked is None:
+                missing.asked = member.handle.release.remote(self._assignment.attempt)
+
+    def _find(self, member: Member) -> None:
+        """A missing worker answers: it has dropped what it held, and takes part again."""
+        log.warning("%s answers again", member.name)
+        pieces = list(member.pieces.values())
+        member.missing, member.pieces, member.finishing = None, {}, set()
+        if member.going:
+            self._refused.add(member.name)
+            self._forget(member)
+        else:
+            member.info = None
+            member.leasing = member.handle.lease.remote(self._assignment)
+            if member.node is None:
+                member.placing = member.handle.placed.remote()
+        self._requeue(pieces)
+        self._hire_missing()
+
+    def _lose(self, member: Member, *, with_machine: bool) -> None:
         """A worker is gone: what it had not journalled goes to the front of the queue."""
         self._lost += 1
         self._forget(member)
         self._book_lost(member)
+        # Ray may go on for a while to give the dead worker to whoever asks by its name.
+        self._refused.add(member.name)
         pieces = list(member.pieces.values())
-        if member.going or taken_away(member.node, error):
-            # Until Ray misses the machine, it gives whoever asks by this name the dead worker.
-            self._refused.add(member.name)
+        if member.going or with_machine:
             self._requeue(pieces)
             if not member.going:
                 self._interrupted_by(member, "is lost with its machine")
+                self._count_replacement(member)
         else:
             self._suspect(member, pieces)
         self._hire_missing()
+
+    def _count_replacement(self, lost: Member) -> None:
+        """One that was hired while it was not clear whether this one lives is needed now."""
+        for member in self._members:
+            if lost.node in member.avoids and not member.replaces:
+                member.replaces = True
+                self._replaced += 1
+                return
 
     def _book_lost(self, member: Member) -> None:
         """It worked until now, as far as anybody knows; what it had not flushed is lost."""
         if member.progress is None or member.answered is None:
             return
-        since = self._clock() - member.answered
+        until = self._clock() if member.missing is None else member.missing.since
+        since = max(0.0, until - member.answered)
         lost = min(since, LOST_S)
         seconds = dict.fromkeys(KINDS, 0.0) | member.progress.seconds
         seconds["useful"] += since - lost
@@ -514,7 +608,10 @@ class Pool:
 
     def _bury(self, piece: Piece, plan: Plan, assignment: Assignment) -> None:
         row = plan.table(piece.split, piece.hashes)
-        reason = f"killed its worker: {piece.deaths} died with this row alone on them"
+        reason = (
+            f"killed its worker: the last {DEATHS_TO_BURY - DEATHS_TO_HALVE} died with this row "
+            "alone on them"
+        )
         record = row.drop_columns(["row", "request"])
         for name, value, kind in (
             ("failure", reason, pa.string()),
@@ -535,19 +632,27 @@ class Pool:
     def _ask(self) -> None:
         """Ask how far workers are, and make room for those that wait for a machine."""
         for member in self._members:
-            if member.info and not member.draining and member.asking is None:
+            silent = member.draining or member.missing is not None
+            if member.info and not silent and member.asking is None:
                 member.asking = member.handle.progress.remote(self._assignment.attempt)
         if any(member.placing is not None for member in self._members):
             make_room(self._name)
 
-    def _ask_last(self, member: Member) -> None:
-        """How far it got in the end; one that is lost only now is missed by nobody."""
+    def _ask_last(self, *members: Member) -> None:
+        """How far they got in the end; what one does not say in time is as it was last known."""
         import ray
 
-        if member.info:
+        attempt = self._assignment.attempt
+        asked = {m.handle.progress.remote(attempt): m for m in members if m.info and not m.missing}
+        if not asked:
+            return
+        answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=LAST_S)
+        for reference in answered:
             with contextlib.suppress(ray.exceptions.RayError, OvernightError):
-                asked = member.handle.progress.remote(self._assignment.attempt)
-                member.progress, member.answered = _answer(asked), self._clock()
+                asked[reference].progress = _answer(reference)
+                asked[reference].answered = self._clock()
+        for reference in late:
+            log.warning("%s does not say how far it got", asked[reference].name)
 
     def _tell(self) -> None:
         """Report the sum over the workers, lost ones included."""
@@ -571,7 +676,8 @@ class Pool:
     def _release(self, attempt: int) -> None:
         import ray
 
-        references = [m.handle.release.remote(attempt) for m in self._members if m.info]
+        members = [m for m in self._members if m.info and not m.missing]
+        references = [member.handle.release.remote(attempt) for member in members]
         if references:
             ray.wait(references, num_returns=len(references), timeout=10)
 
@@ -603,27 +709,6 @@ def _answer(reference: Any) -> Any:
         if isinstance(error.cause, OvernightError):
             raise error.cause from error
         raise
-
-
-def _verdict(member: Member, error: Exception) -> Exception:
-    """What a worker that did not answer died of.
-
-    A broken connection tells less than Ray knows a moment later: whether the machine is gone.
-    """
-    import ray
-
-    deadline = time.monotonic() + VERDICT_S
-    while isinstance(error, ray.exceptions.ActorUnavailableError):
-        left = deadline - time.monotonic()
-        try:
-            ray.get(member.handle.placed.remote(), timeout=max(0.1, left))
-        except ray.exceptions.RayError as newer:
-            if left <= 0 or not isinstance(newer, ray.exceptions.ActorUnavailableError):
-                return newer
-            time.sleep(0.1)  # between two questions
-        else:
-            return error  # what it was asked is lost all the same
-    return error
 
 
 def placed_on() -> str:
