@@ -29,6 +29,7 @@ from overnight.job import digest
 from overnight.journal import Journal, collect
 from overnight.landing import reader_of
 from overnight.lineage import record
+from overnight.lineage.live import Teller
 from overnight.plan import build_plan
 from overnight.publication import Earlier, publication, published_table, stage_of
 from overnight.registry import Registry
@@ -282,6 +283,12 @@ def _pool(
     if ends_at is not None:
         time_left = (ends_at - dt.datetime.now(tz=dt.UTC)).total_seconds()
 
+    teller = Teller(house.warehouse, attempt)
+
+    def tell(progress: PoolProgress) -> None:
+        teller(progress)
+        report(progress)
+
     def note(decision: Mapping[str, Any]) -> None:
         try:
             record.add_decision(house.warehouse, attempt, decision)
@@ -303,7 +310,7 @@ def _pool(
             note=note,
         ),
         note=note,
-        report=report,
+        report=tell,
     )
 
 

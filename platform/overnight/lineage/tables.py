@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 __all__ = [
     "METADATA", "SCHEMA", "VIEWS", "attempts", "dead_letters", "fingerprints", "inputs",
-    "ledger", "partitions", "rejects", "runs",
+    "ledger", "partitions", "progress", "rejects", "runs",
 ]  # fmt: skip
 
 SCHEMA = "lineage"
@@ -210,6 +210,28 @@ partitions = sa.Table(
     _col("published_attempt", sa.BigInteger, "The attempt whose rows readers see", null=True),
     _col("published_at", sa.DateTime(timezone=True), "When they came to see them", null=True),
     comment="The fence: who may publish a partition, and who did",
+)  # fmt: skip
+
+progress = sa.Table(
+    "progress", METADATA,
+    _attempt(key=True),
+    _col("told_at", sa.DateTime(timezone=True), "When the attempt told this", server_default=_NOW),
+    _col("seconds", sa.Double, "Seconds since workers were asked for"),
+    _count("rows", "Rows inferred so far"),
+    _count("total", "Rows to infer"),
+    _col("rows_per_s", sa.Double, "Rows a second of late"),
+    _col("tokens_per_s", sa.Double, "Tokens a second of late, read and generated"),
+    _count("prompt_tokens", "Tokens read so far"),
+    _count("output_tokens", "Tokens generated so far"),
+    _count("in_flight", "Rows that engines hold"),
+    _count("waiting", "Rows that workers hold for their engines"),
+    _count("workers", "Workers that are ready"),
+    _count("lost", "Workers lost so far"),
+    _count("interrupted", "Workers lost so far because their machine was taken away"),
+    _col("gauges", JSONB, "What the engines say of themselves, e.g. kv_cache_usage"),
+    _col("ttft", JSONB, "Time to first token: rows in each bin of the progress histogram"),
+    _col("latency", JSONB, "Time to the last token, likewise"),
+    comment="How far each attempt was when it told last, every few seconds; not the short ones",
 )  # fmt: skip
 
 # Name, what it shows, and its query. A query may only ever gain columns at its end.
