@@ -43,7 +43,7 @@ from overnight.workers.machines import (
 from overnight.workers.member import Member, Missing
 from overnight.workers.meter import KINDS
 from overnight.workers.piece import DEATHS_TO_BURY, DEATHS_TO_HALVE, Piece
-from overnight.workers.progress import PoolProgress
+from overnight.workers.progress import Histogram, PoolProgress, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -669,6 +669,10 @@ class Pool:
             lost=self._lost,
             waited=self._waited,
             interrupted=self._interrupted,
+            waiting=sum(m.progress.waiting for m in members if m.progress),
+            ttft=sum((p.ttft for p in known), Histogram()),
+            latency=sum((p.latency for p in known), Histogram()),
+            gauges=joined([m.progress.gauges for m in members if m.progress]),
         )
         self.samples.append(progress)
         self._report(progress)
