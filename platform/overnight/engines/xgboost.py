@@ -7,6 +7,7 @@ features it was trained on; one of another feature set is refused before anythin
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -147,6 +148,7 @@ class XgboostEngine:
         self._booster.set_param({"device": device, "nthread": self._threads})
         # A GPU computes them about as fast as they can be looked up.
         self._tables = Contributions.tabulate(self._booster) if device == "cpu" else None
+        self._lookers = ThreadPoolExecutor(self._threads, thread_name_prefix="contributions")
         self._waiting = _WAITING.empty_table()
         self._suspects: list[int] = []
 
@@ -202,7 +204,8 @@ class XgboostEngine:
         return {"waiting": float(self.in_flight)}
 
     def close(self) -> None:
-        """Nothing to free but memory."""
+        """End the threads."""
+        self._lookers.shutdown(wait=False)
 
     def _predict(self, matrix: Matrix) -> tuple[Matrix, Matrix]:
         """Scores (rows) and contributions (rows, features)."""
@@ -210,11 +213,12 @@ class XgboostEngine:
 
         if not len(matrix):
             return np.empty(0, np.float32), np.empty(matrix.shape, np.float32)
-        data = xgboost.DMatrix(matrix, feature_names=list(self._features), nthread=self._threads)
-        scores = self._booster.predict(data)
         if self._tables is not None:
-            return scores, self._tables.of(matrix)
-        return scores, exact(self._booster, data)
+            scores = self._booster.inplace_predict(matrix, validate_features=False)
+            parts = np.array_split(matrix, self._threads)
+            return scores, np.concatenate(list(self._lookers.map(self._tables.of, parts)))
+        data = xgboost.DMatrix(matrix, feature_names=list(self._features), nthread=self._threads)
+        return self._booster.predict(data), exact(self._booster, data)
 
 
 def load(file: Path, features: Sequence[str]) -> xgboost.Booster:
