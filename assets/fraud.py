@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-import sqlalchemy as sa
 
 from assets.fraud_features import FEATURES
 from assets.fraud_transactions import scorable_transactions
 from overnight.contract import Contract, Field
 from overnight.engines.xgboost import XgboostScore
 from overnight.job import InferenceJob
+from overnight.ranking import Rank
 from overnight.registry import RegistryRef
 
 REASONS = 3
@@ -59,9 +59,5 @@ fraud_scores = InferenceJob(
     output=FraudScore,
     # Handing out 2,000 rows takes longer than scoring them.
     split_rows=20_000,
-    over_partition={
-        "day_rank": lambda row: sa.func.row_number().over(
-            order_by=(row.score.desc(), row.transaction_id)
-        )
-    },
+    over_partition={"day_rank": Rank(by=("-score", "transaction_id"))},
 )

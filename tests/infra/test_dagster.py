@@ -8,9 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
@@ -19,20 +18,14 @@ from dagster import DagsterInstance
 
 from overnight.dev import DAGSTER_YAML
 from tests.infra.dying import PIDS
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 PRODUCTION = ROOT / "infra" / "dagster" / "dagster.yaml"
 DEADLINE_S = 120
-
-
-def wait_until(done: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -110,14 +103,18 @@ def test_a_run_whose_process_is_killed_is_run_again(
     )
     assert launched.returncode == 0, launched.stdout + launched.stderr
     pids = Path(daemon[PIDS])
-    wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"), "the run did not start")
+    until(
+        lambda: pids.exists() and pids.read_text().endswith("\n"),
+        "the run did not start",
+        seconds=DEADLINE_S,
+    )
     os.kill(int(pids.read_text()), signal.SIGKILL)
 
     def ended() -> bool:
         runs = production.get_runs()
         return len(runs) == 2 and all(run.is_finished for run in runs)
 
-    wait_until(ended, "the killed run was not run again")
+    until(ended, "the killed run was not run again", seconds=DEADLINE_S)
     again, killed = production.get_runs()
     assert killed.status is dg.DagsterRunStatus.FAILURE
     assert again.status is dg.DagsterRunStatus.SUCCESS
