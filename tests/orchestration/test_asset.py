@@ -87,6 +87,8 @@ def test_every_check_is_reported_and_blocks(
         "reconciliation": True,
         "contract": True,
         "dead_letter_share": True,
+        "reject_share": True,
+        "row_count": True,
         "long_share": True,
     }
     specs = definitions().resolve_asset_graph().asset_check_keys
