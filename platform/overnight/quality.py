@@ -130,8 +130,7 @@ def _empty(
     dead: pl.DataFrame,
 ) -> Check:
     def condition(row: Any) -> sa.ColumnElement[bool]:
-        written = sa.func.coalesce(row[text.column], "").op("~")("[^[:space:]]")
-        return sa.not_(sa.and_(written))
+        return sa.func.coalesce(row[text.column], "").regexp_match("^[[:space:]]*$")
 
     unwritten = dead.filter(pl.col("reason").str.starts_with(EMPTY))
 
@@ -249,11 +248,15 @@ def rows_of(
     if blocked:
         keys = ", ".join(map(str, preview.some(key, condition, _KEYS)))
         return f"Nothing was published; {key} of some in `{job.source.name}`: {keys or 'none'}."
-    table = sa.table(job.name, *(sa.column(c.name, c.type) for c in preview.columns))
+    table = sa.table(
+        job.name, *(sa.column(c.name, c.type) for c in preview.columns), schema="published"
+    ).alias("t")
     rows: sa.Select[Any] = (
         sa.select(sa.literal_column("*"))
-        .select_from(sa.table(job.name, schema="published"))
+        .select_from(table)
         .where(table.c.partition_key == partition, condition(table.c))
     )
     compiled = rows.compile(dialect=PG_DIALECT, compile_kwargs={"literal_binds": True})
-    return query(" ".join(str(compiled).split("\n"))) + " shows them."
+    # For the driver a percent sign is doubled; a person types it once.
+    text = " ".join(str(compiled).split("\n")).replace("%%", "%")
+    return f"{query(text)} shows them."

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["GpuGauges"]
 
@@ -29,13 +33,13 @@ class GpuGauges:
     """Gauges of the GPUs that `CUDA_VISIBLE_DEVICES` names, all of them if it is unset.
 
     Args:
-        library: the file name of NVML.
+        load: gives the library; an `OSError` says that there is none.
     """
 
-    def __init__(self, library: str = LIBRARY) -> None:
+    def __init__(self, load: Callable[[], Any] = lambda: ctypes.CDLL(LIBRARY)) -> None:
         self._devices: list[ctypes.c_void_p] = []
         try:
-            self._nvml = ctypes.CDLL(library)
+            self._nvml = load()
             if self._nvml.nvmlInit_v2() == 0:
                 self._devices = self._visible()
         except (OSError, AttributeError):  # no driver, or one that is too old

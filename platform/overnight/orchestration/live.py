@@ -5,6 +5,7 @@ event log keeps nobody from working.
 """
 
 # Dagster evaluates the annotations of what it calls, so they are no strings here.
+import contextlib
 import queue
 import threading
 import time
@@ -28,7 +29,7 @@ class Observer:
         log: takes an observation, such as `context.log_event`.
         asset: the asset's name.
         partition: its partition; None for an asset without any.
-        every_s: seconds between two observations.
+        every_s: seconds between two observations; `EVERY_S` by default.
         clock: monotonic seconds.
     """
 
@@ -38,17 +39,16 @@ class Observer:
         *,
         asset: str,
         partition: str | None,
-        every_s: float = EVERY_S,
+        every_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = log
         self._asset = asset
         self._partition = partition
-        self._every_s = every_s
+        self._every_s = EVERY_S if every_s is None else every_s
         self._clock = clock
         self._told_at = clock()
         self._before: PoolProgress | None = None
-        # What is not written yet when the next one comes is out of date.
         self._next: queue.Queue[dg.AssetObservation | None] = queue.Queue(maxsize=1)
         self._thread = threading.Thread(target=self._write, name="overnight-observer", daemon=True)
 
@@ -62,7 +62,8 @@ class Observer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._put(None, wait_s=_LAST_S)
+        with contextlib.suppress(queue.Full):
+            self._next.put(None, timeout=_LAST_S)
         self._thread.join(_LAST_S)
 
     def __call__(self, progress: PoolProgress) -> None:
@@ -80,11 +81,11 @@ class Observer:
         )
         self._before = progress
 
-    def _put(self, observation: dg.AssetObservation | None, wait_s: float = 0.0) -> None:
-        try:
-            self._next.put(observation, block=wait_s > 0, timeout=wait_s)
-        except queue.Full:
-            return
+    def _put(self, observation: dg.AssetObservation) -> None:
+        # What is not written yet when the next one comes is out of date.
+        with contextlib.suppress(queue.Empty):
+            self._next.get_nowait()
+        self._next.put_nowait(observation)
 
     def _write(self) -> None:
         while (observation := self._next.get()) is not None:
