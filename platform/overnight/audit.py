@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from overnight.checks import Check, graded
+from overnight.checks import Check, graded, rejects_command
 from overnight.contract import check_rows, polars_schema
 from overnight.expectations import Limit
 from overnight.history import ROW_COUNT, row_count, row_count_meaning
+from overnight.journal import void
 from overnight.quality import LENGTH_DRIFT, rows_of, text_checks, text_lengths, text_meanings
 
 if TYPE_CHECKING:
@@ -91,10 +92,23 @@ def audit(
     filled: Filled,
     preview: Preview,
     history: History,
+    dropped: pl.DataFrame | None = None,
 ) -> Audit:
-    """Hold what readers would see against what was read, and against the days before."""
+    """Hold what readers would see against what was read, and against the days before.
+
+    Args:
+        job: says what to hold it against.
+        partition: which of its partitions.
+        plan: what was read.
+        filled: what was staged, and what could not be.
+        preview: what readers would see.
+        history: what was published on the days before.
+        dropped: dead letters that somebody does without (`repairs.DECIDED`): they are accounted
+            for like the others, but a person has accepted them.
+    """
     text = job.expects.text
     lengths = None if text is None else text_lengths(text, preview)
+    dead = filled.dead if dropped is None else filled.dead.filter(~void(filled.dead, dropped))
     rows = preview.count()
     published = preview.count_distinct((job.source.key,))
     one_to_one = job.output_key == (job.source.key,)
@@ -105,15 +119,13 @@ def audit(
         checks=(
             _reconciliation(plan, filled, published),
             _contract(job, rows, keys, filled, _over_partition(job, preview)),
-            _dead_letter_share(job, plan, filled),
+            _dead_letter_share(job, plan, filled, dead),
             _reject_share(job, partition, plan),
             row_count(job, partition, published, history),
             *(
                 []
                 if lengths is None
-                else text_checks(
-                    job, partition, preview, rows, filled.dead, (lengths, history.lengths)
-                )
+                else text_checks(job, partition, preview, rows, dead, (lengths, history.lengths))
             ),
             *(_own(job, partition, check, preview, rows) for check in job.checks),
         ),
@@ -213,11 +225,15 @@ def _over_partition(job: InferenceJob, preview: Preview) -> list[str]:
     return list(wrong.values())
 
 
-def _dead_letter_share(job: InferenceJob, plan: Plan, filled: Filled) -> Check:
+def _dead_letter_share(
+    job: InferenceJob, plan: Plan, filled: Filled, undecided: pl.DataFrame
+) -> Check:
+    dropped = filled.dead.height - undecided.height
+
     def advice(_: bool) -> str:
         brief = pl.col("reason").str.slice(0, _REASON)
         found = (
-            filled.dead.group_by(reason=brief)
+            undecided.group_by(reason=brief)
             .agg(rows=pl.len(), key=pl.col("key").sort().first())
             .sort("rows", "reason", descending=[True, False])
             .head(_REASONS)
@@ -234,10 +250,10 @@ def _dead_letter_share(job: InferenceJob, plan: Plan, filled: Filled) -> Check:
 
     return graded(
         DEAD_LETTER_SHARE,
-        filled.dead.height,
+        undecided.height,
         plan.rows_in - plan.rejected,
         Limit(block=job.max_dead_letter_share),
-        "dead letters",
+        "dead letters" + (f", besides {dropped} that were dropped" if dropped else ""),
         advice,
     )
 
@@ -245,9 +261,7 @@ def _dead_letter_share(job: InferenceJob, plan: Plan, filled: Filled) -> Check:
 def _reject_share(job: InferenceJob, partition: str, plan: Plan) -> Check:
     def advice(_: bool) -> str:
         worst = plan.rejects.group_by("source").len().sort("len", "source", descending=True)
-        commands = ", ".join(
-            f"`overnight rejects {source} --partition {partition}`" for source in worst["source"]
-        )
+        commands = ", ".join(rejects_command(source, partition) for source in worst["source"])
         return (
             f"{commands} lists them with file, line, column and reason: have them corrected, land "
             "the file again and run the partition again. To allow more without a word, raise "

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from overnight.expectations import Limit
 
-__all__ = ["Check", "graded", "passing", "query"]
+__all__ = ["Check", "dead_letters_command", "graded", "passing", "query", "rejects_command"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +67,13 @@ def graded(
 def query(text: str, **values: object) -> str:
     """The command that shows the rows of a query, with names in braces replaced by values."""
     return f'`overnight sql "{text.format(**values) if values else text}"`'
+
+
+def rejects_command(source: str, partition: str) -> str:
+    """The command that lists the rejects of a partition."""
+    return f"`overnight rejects {source} --partition {partition}`"
+
+
+def dead_letters_command(job: str, partition: str) -> str:
+    """The command that lists the dead letters of what is published."""
+    return f"`overnight dead-letters {job} --partition {partition}`"

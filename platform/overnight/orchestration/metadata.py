@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from overnight import ledger
+from overnight.checks import dead_letters_command, rejects_command
 from overnight.contract import columns
 from overnight.landing import landed_sources
 from overnight.orchestration import plots
@@ -96,15 +97,15 @@ def of_partition(report: PartitionReport, total_rows: int, trail: Trail) -> dict
     if report.rejected:
         metadata["rejects"] = dg.MetadataValue.md(_rejects(report, trail))
     if report.dead_lettered:
-        command = f"overnight dead-letters {report.job.name} --partition {report.partition}"
-        metadata["dead_letters"] = dg.MetadataValue.md(f"`{command}`")
+        command = dead_letters_command(report.job.name, report.partition)
+        metadata["dead_letters"] = dg.MetadataValue.md(command)
     return metadata
 
 
 def _rejects(report: PartitionReport, trail: Trail) -> str:
     """Which commands list the rejects, and the files that they are in."""
     sources = dict.fromkeys(file.source for file in trail.rejected)
-    lines = [f"`overnight rejects {name} --partition {report.partition}`" for name in sources]
+    lines = [rejects_command(source, report.partition) for source in sources]
     lines += [f"* {file.rows} in `{file.file}`" for file in trail.rejected]
     return "\n\n".join(lines[: len(sources)]) + "\n\n" + "\n".join(lines[len(sources) :])
 
