@@ -84,5 +84,5 @@ def trail_of(warehouse: Warehouse, *, job: str, partition_key: str, attempt: int
         attempts=tried.attempts,
         failures=tried.failures,
         interruptions=int(tried.interruptions),
-        rejected=[RejectedFile(source=f.source, file=f.file, rows=f.rows) for f in files],
+        rejected=tuple(RejectedFile(source=f.source, file=f.file, rows=f.rows) for f in files),
     )

@@ -86,7 +86,7 @@ def of_partition(report: PartitionReport, total_rows: int, trail: Trail) -> dict
     if not report.rows_in:
         metadata["note"] = "The partition has no rows: an empty partition is published."
     if report.inferred:
-        metadata |= _of_inference(report.inference)
+        metadata |= of_inference(report.inference)
         metadata |= ledger.metadata(report.cost)
     # All that came to pass since the publication before, not only in this attempt.
     metadata |= {
@@ -110,7 +110,8 @@ def _rejects(report: PartitionReport, trail: Trail) -> str:
     return "\n\n".join(lines[: len(sources)]) + "\n\n" + "\n".join(lines[len(sources) :])
 
 
-def _of_inference(inference: Inference) -> dict[str, Any]:
+def of_inference(inference: Inference) -> dict[str, Any]:
+    """What a materialization shows of how the rows that it inferred went."""
     metadata: dict[str, Any] = {
         "rows_per_s": round(inference.rows_per_s, 2),
         "throughput": dg.MetadataValue.md(plots.throughput(inference.samples)),
