@@ -7,8 +7,10 @@ import polars as pl
 
 from assets.fraud_features import FEATURES
 from assets.fraud_transactions import scorable_transactions
+from assets.sources import in_the_morning
 from overnight.contract import Contract, Field
 from overnight.engines.xgboost import XgboostScore
+from overnight.expectations import Expectations
 from overnight.job import InferenceJob
 from overnight.ranking import Rank
 from overnight.registry import RegistryRef
@@ -57,6 +59,7 @@ fraud_scores = InferenceJob(
     prepare=model_input,
     parse=parse_score,
     output=FraudScore,
+    expects=Expectations(due=in_the_morning(7)),
     # Handing out 2,000 rows takes longer than scoring them.
     split_rows=20_000,
     over_partition={"day_rank": Rank(by=("-score", "transaction_id"))},

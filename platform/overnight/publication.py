@@ -138,10 +138,5 @@ def publication(
         inference_seconds=inference.busy_seconds,
         also=[functools.partial(record_ledger, attempt=stage.attempt, ledger_entries=cost)],
         data_version=digest([fingerprint.id, fingerprint.output_version, inputs]),
-        summary={
-            "checks": {
-                check.name: {"passed": check.passed, "message": check.message}
-                for check in audited.checks
-            },
-        },
+        summary=audited.summary(),
     )

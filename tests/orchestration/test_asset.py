@@ -75,6 +75,20 @@ def test_a_materialization_tells_what_happened(
     assert schema["weight"].constraints.nullable
     lineage = shown["dagster/column_lineage"].deps_by_column
     assert [dep.column_name for dep in lineage["weight"]] == ["weight"]
+    assert (shown["attempts"], shown["failures"], shown["interruptions"]) == (1, 0, 0)
+    assert f"`overnight dead-letters reversed_lines --partition {DAY}`" in shown["dead_letters"]
+    assert "rejects" not in shown
+
+
+def test_a_materialization_leads_to_its_rejects(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, [*map(line, range(60)), "{broken"])
+    result = materialize(instance)
+    (event,) = result.asset_materializations_for_node("reversed_lines")
+    shown = event.metadata["rejects"].value
+    assert f"`overnight rejects lines --partition {DAY}`" in shown
+    assert f"* 1 in `file://{installation}/store/landing/lines/{DAY}/lines.jsonl`" in shown
 
 
 def test_every_check_is_reported_and_blocks(
@@ -87,6 +101,8 @@ def test_every_check_is_reported_and_blocks(
         "reconciliation": True,
         "contract": True,
         "dead_letter_share": True,
+        "reject_share": True,
+        "row_count": True,
         "long_share": True,
     }
     specs = definitions().resolve_asset_graph().asset_check_keys
