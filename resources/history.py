@@ -7,8 +7,8 @@ whoever was started first.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,19 +41,26 @@ class EmbeddedHistory(DagsterPostgresStorage):
         Raises:
             WarehouseUnavailableError: if it does not start; quotes its log.
         """
-        return cls(history_url(Path(config_value["home"])), inst_data=inst_data)
+        server = EmbeddedServer(Path(config_value["home"]) / "warehouse")
+        server.join()
+        history = cls(history_url(server), inst_data=inst_data)
+        # Dagster tells its storage nothing of the end; the last of the server's users stops it.
+        weakref.finalize(history, _leave, server)
+        return history
 
 
-def history_url(home: Path) -> str:
-    """Be a user of the embedded server until this process ends; the URL of Dagster's database.
+def _leave(server: EmbeddedServer) -> None:
+    with contextlib.suppress(FileNotFoundError):  # the installation may be gone by then
+        server.leave()
+
+
+def history_url(server: EmbeddedServer) -> str:
+    """The URL of Dagster's database in a server that runs; the database is made if need be.
 
     It has no secret: the server answers on a socket that only its owner may open.
     """
     import psycopg
 
-    server = EmbeddedServer(home / "warehouse")
-    server.join()
-    atexit.register(server.leave)
     folder, port = server.address()
     where = {"user": SUPERUSER, "host": folder, "port": port, "dbname": "postgres"}
     with psycopg.connect(**where, autocommit=True) as connection:  # type: ignore[arg-type]

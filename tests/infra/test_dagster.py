@@ -19,6 +19,7 @@ from dagster import DagsterInstance
 
 from overnight.dev import DAGSTER_YAML, dagster_home
 from overnight.home import Home
+from overnight.warehouse.embedded import EmbeddedServer
 from resources.history import EmbeddedHistory, history_url
 from tests.infra.dying import PIDS
 
@@ -42,10 +43,15 @@ def production(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DagsterInstance]:
     """A Dagster instance that is set up by production's file, on a PostgreSQL of its own."""
-    monkeypatch.setenv("OVERNIGHT_DAGSTER_URL", history_url(home))
-    shutil.copy(PRODUCTION, tmp_path / "dagster.yaml")
-    with DagsterInstance.from_config(str(tmp_path)) as instance:
-        yield instance
+    server = EmbeddedServer(home / "warehouse")
+    server.join()
+    try:
+        monkeypatch.setenv("OVERNIGHT_DAGSTER_URL", history_url(server))
+        shutil.copy(PRODUCTION, tmp_path / "dagster.yaml")
+        with DagsterInstance.from_config(str(tmp_path)) as instance:
+            yield instance
+    finally:
+        server.leave()
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ DAEMONS = ("BACKFILL", "QUEUED_RUN_COORDINATOR")
 # A daemon says every thirty seconds that it is alive.
 ALIVE_S = 120
 # A process for each run, and not another for its only step: half of what an unchanged day costs.
-IN_PROCESS = {"execution": {"config": {"in_process": {}}}}
+IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 _FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _WORDS = {
     dg.DagsterRunStatus.SUCCESS: "done",
