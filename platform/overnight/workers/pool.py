@@ -41,7 +41,7 @@ from overnight.workers.machines import (
 from overnight.workers.member import Member
 from overnight.workers.meter import KINDS
 from overnight.workers.piece import Piece
-from overnight.workers.progress import PoolProgress
+from overnight.workers.progress import Histogram, PoolProgress, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -564,6 +564,10 @@ class Pool:
             lost=self._lost,
             waited=self._waited,
             interrupted=self._interrupted,
+            waiting=sum(m.progress.waiting for m in members if m.progress),
+            ttft=sum((p.ttft for p in known), Histogram()),
+            latency=sum((p.latency for p in known), Histogram()),
+            gauges=joined([m.progress.gauges for m in members if m.progress]),
         )
         self.samples.append(progress)
         self._report(progress)
