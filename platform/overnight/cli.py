@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import sqlalchemy as sa
 
+from overnight.commands.backfill import backfill
 from overnight.errors import ConfigError, OvernightError
 from overnight.home import Home
 
@@ -250,6 +251,9 @@ def demo(days: tuple[str, ...], rows: int) -> None:
     """Land three days of demonstration data, run every job on them, and show the result."""
     module = importlib.import_module(f"{_location().partition('.')[0]}.demo.show")
     module.run(Home.from_env(), days=days, rows=rows)
+
+
+main.add_command(backfill)
 
 
 def show(names: Sequence[str], rows: Sequence[Sequence[Any]], form: str = "table") -> None:

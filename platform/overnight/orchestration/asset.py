@@ -17,6 +17,7 @@ from overnight.lineage.trail import Trail, trail_of
 from overnight.orchestration import metadata
 from overnight.orchestration.dependencies import job_deps
 from overnight.orchestration.live import Observer
+from overnight.orchestration.pools import NIGHTLY, PRIORITY, pool_of
 from overnight.orchestration.source import description
 from overnight.progress import Reporter, foreground_terminal
 from overnight.report import PartitionReport
@@ -57,7 +58,7 @@ def inference_asset(
         group: the asset group in the UI.
         depends_on: further assets, such as a model that is not trained here.
         owners: who answers for the table, `team:name` or an e-mail address.
-        pool: Dagster's concurrency pool.
+        pool: Dagster's concurrency pool; by default that of the engine and its machines.
 
     Raises:
         ConfigError: if job and asset do not agree on having partitions.
@@ -89,13 +90,12 @@ def inference_asset(
             for name, meaning in checks.items()
         ],
         automation_condition=automation_condition,
-        backfill_policy=(
-            dg.BackfillPolicy.multi_run(max_partitions_per_run=1) if job.partitioned else None
-        ),
+        # No backfill policy: a backfill is a run for each partition. `multi_run(1)` would start
+        # them as ranges of one, which have no partition key.
         # Counts killed processes only: errors have a budget of their own, see `_again`.
         retry_policy=dg.RetryPolicy(max_retries=INTERRUPTIONS, delay=RETRY_WAIT_S),
         required_resource_keys={"warehouse", "store", "cluster"},
-        pool=pool,
+        pool=pool or pool_of(job),
     )
     def asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
         try:
@@ -116,7 +116,9 @@ def inference_asset(
             raise _again(job, context, error) from error
         except (KeyboardInterrupt, SystemExit, DagsterExecutionInterruptedError) as error:
             # Told to go (Ray's own handler exits): the journal is in order, and another process
-            # goes on from there.
+            # goes on from there; unless somebody ended the run.
+            if _canceled(context):
+                raise
             raise dg.RetryRequested(max_retries=INTERRUPTIONS, seconds_to_wait=0) from error
         yield dg.MaterializeResult(
             metadata=metadata.of_partition(report, total_rows, trail),
@@ -124,7 +126,7 @@ def inference_asset(
             check_results=list(check_results([*report.audit.checks, *also])),
         )
 
-    asset_job = dg.define_asset_job(f"{job.name}_job", selection=[asset])
+    asset_job = dg.define_asset_job(f"{job.name}_job", selection=[asset], tags={PRIORITY: NIGHTLY})
     schedules = [] if hour is None else [_schedule(asset_job, job.name, partitions, hour, timezone)]
     return dg.Definitions(assets=[asset], jobs=[asset_job], schedules=schedules)
 
@@ -157,6 +159,11 @@ def _schedule(
 
 def _partition(context: dg.AssetExecutionContext) -> str:
     return context.partition_key if context.has_partition_key else WHOLE
+
+
+def _canceled(context: dg.AssetExecutionContext) -> bool:
+    run = context.instance.get_run_by_id(context.run.run_id)
+    return run is not None and run.status is dg.DagsterRunStatus.CANCELING
 
 
 def _run(
