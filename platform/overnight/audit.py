@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from overnight.contract import check_rows, polars_schema
+from overnight.journal import void
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,8 +60,23 @@ class Audit:
         return "; ".join(failed) or "every check passed"
 
 
-def audit(job: InferenceJob, plan: Plan, filled: Filled, preview: Preview) -> Audit:
-    """Hold what readers would see against what was read."""
+def audit(
+    job: InferenceJob,
+    plan: Plan,
+    filled: Filled,
+    preview: Preview,
+    dropped: pl.DataFrame | None = None,
+) -> Audit:
+    """Hold what readers would see against what was read.
+
+    Args:
+        job: says what to hold it against.
+        plan: what was read.
+        filled: what was staged, and what could not be.
+        preview: what readers would see.
+        dropped: dead letters that somebody does without (`repairs.DECIDED`): they are accounted
+            for like the others, but a person has accepted them.
+    """
     rows = preview.count()
     published = preview.count_distinct((job.source.key,))
     one_to_one = job.output_key == (job.source.key,)
@@ -71,7 +87,7 @@ def audit(job: InferenceJob, plan: Plan, filled: Filled, preview: Preview) -> Au
         checks=(
             _reconciliation(plan, filled, published),
             _contract(job, rows, keys, filled, _over_partition(job, preview)),
-            _dead_letter_share(job, plan, filled),
+            _dead_letter_share(job, plan, filled, dropped),
             *_own(job, preview, rows),
         ),
     )
@@ -153,11 +169,15 @@ def _over_partition(job: InferenceJob, preview: Preview) -> list[str]:
     return list(wrong.values())
 
 
-def _dead_letter_share(job: InferenceJob, plan: Plan, filled: Filled) -> Check:
+def _dead_letter_share(
+    job: InferenceJob, plan: Plan, filled: Filled, dropped: pl.DataFrame | None
+) -> Check:
     accepted = plan.rows_in - plan.rejected
-    share = filled.dead.height / accepted if accepted else 0.0
-    limit = job.max_dead_letter_share
-    return _share(DEAD_LETTER_SHARE, filled.dead.height, accepted, share, limit, "dead letters")
+    known = 0 if dropped is None else int(void(filled.dead, dropped).sum())
+    unknown = filled.dead.height - known
+    share = unknown / accepted if accepted else 0.0
+    what = "dead letters" + (f", besides {known} that were dropped" if known else "")
+    return _share(DEAD_LETTER_SHARE, unknown, accepted, share, job.max_dead_letter_share, what)
 
 
 def _own(job: InferenceJob, preview: Preview, rows: int) -> list[Check]:

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from overnight.contract import sql_table
 from overnight.job import digest
+from overnight.journal import void
 from overnight.ledger import record_ledger
+from overnight.lineage import repairs
 from overnight.lineage.record import Counts
 from overnight.warehouse.publications import (
     PUBLISHED_HASHES,
@@ -66,11 +68,16 @@ class Earlier:
 
     Attributes:
         rows: `input_hash` of published rows, and `_input_id`, the file it came from.
-        dead: dead letters of their publication, with the columns of `Filled.dead`.
+        dead: dead letters of their publication, with the columns of `Filled.dead`, less those
+            to be tried again.
+        again: rows to be inferred again, by whom it was asked (`repairs.DECIDED`).
+        dropped: dead letters that somebody does without (likewise).
     """
 
     rows: pl.DataFrame
     dead: pl.DataFrame
+    again: pl.DataFrame
+    dropped: pl.DataFrame
 
     @property
     def hashes(self) -> pl.DataFrame:
@@ -83,14 +90,20 @@ class Earlier:
     ) -> Earlier:
         """Rows count only if model, parameters, `parse` and contract are still the same."""
         with warehouse.connect() as connection:
+            again, dropped = (
+                repairs.decided(connection, action, job=job.name, partition_key=partition)
+                for action in ("retry", "drop")
+            )
             dead = dead_letter_hashes(connection, job.name, partition)
+            dead = dead.filter(~void(dead, again))
             current = current_publication(connection, job.name, partition)
             if current is None or (current.fingerprint, current.output_version) != (
                 fingerprint.id,
                 fingerprint.output_version,
             ):
-                return cls(PUBLISHED_HASHES.to_frame(), dead.clear())
-            return cls(published_hashes(connection, published_table(job), partition), dead)
+                return cls(PUBLISHED_HASHES.to_frame(), dead.clear(), again, dropped)
+            rows = published_hashes(connection, published_table(job), partition)
+            return cls(rows, dead, again, dropped)
 
 
 def publication(

@@ -26,7 +26,7 @@ from overnight.errors import (
     TooManyRejectsError,
 )
 from overnight.job import digest
-from overnight.journal import Journal, collect
+from overnight.journal import collect
 from overnight.landing import reader_of
 from overnight.lineage import record
 from overnight.lineage.live import Teller
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from overnight.job import Fingerprint, InferenceJob
+    from overnight.journal import Journal
     from overnight.lineage.record import Attempt
     from overnight.plan import Plan
     from overnight.store import StoreConfig
@@ -120,18 +121,19 @@ def run_partition(
         _attempt(job, partition, run_id, fingerprint, house) as attempt,
         scratch_folder(house.scratch, str(attempt.attempt)) as scratch,
     ):
-        journal = Journal(house.store.open(), job.name, fingerprint.id, partition)
         earlier = Earlier.read(house.warehouse, job, partition, fingerprint)
+        assignment = _assignment(attempt, house, earlier)
+        journal = assignment.journal
         with timings("plan"), _keeping_rejects(house, attempt):
             plan = _plan(job, partition, journal, earlier, house.store, scratch)
         with plan, _pool(job, fingerprint, house, attempt, report) as pool:
             with timings("infer"), _counting(house, attempt, pool, prices) as cost:
-                pool.infer(plan, _assignment(attempt, house))
+                pool.infer(plan, assignment)
             with stage_of(house.warehouse, job, attempt) as stage:
                 with timings("stage"):
                     filled = fill_stage(job, plan, journal, stage, attempt.attempt, earlier)
                 with timings("audit"):
-                    audited = audit(job, plan, filled, stage.preview)
+                    audited = audit(job, plan, filled, stage.preview, earlier.dropped)
                 if not audited.passed:
                     # A crash of Postgres empties the stage: that is no fault of the rows.
                     stage.check_held(filled.staged)
@@ -314,7 +316,7 @@ def _pool(
     )
 
 
-def _assignment(attempt: Attempt, house: House) -> Assignment:
+def _assignment(attempt: Attempt, house: House, earlier: Earlier) -> Assignment:
     return Assignment(
         job=attempt.job,
         partition=attempt.partition_key,
@@ -322,6 +324,7 @@ def _assignment(attempt: Attempt, house: House) -> Assignment:
         run_id=attempt.run_id,
         fingerprint=attempt.fingerprint,
         store=house.store,
+        again=earlier.again,
     )
 
 

@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from overnight.crashpoints import reach, register
@@ -27,6 +27,7 @@ from overnight.workers.window import Provenance
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import polars as pl
     import pyarrow as pa
 
     from overnight.engines.base import EngineSpec
@@ -54,11 +55,14 @@ class Assignment:
     run_id: str
     fingerprint: str
     store: StoreConfig
+    again: pl.DataFrame | None = field(default=None, repr=False, compare=False)
 
     @property
     def journal(self) -> Journal:
         """The journal of this job, fingerprint and partition."""
-        return Journal(self.store.open(), self.job, self.fingerprint, self.partition)
+        return Journal(
+            self.store.open(), self.job, self.fingerprint, self.partition, again=self.again
+        )
 
 
 @dataclass(frozen=True, slots=True)
