@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import click
 
-from overnight.commands import land, read, repair, serve
+from overnight.commands import land, read, rejects, repair, serve, status, why
 from overnight.commands.shared import Group
 
 
@@ -22,7 +22,9 @@ main.add_command(land.land)
 main.add_command(read.sql)
 main.add_command(read.url)
 main.add_command(repair.dead_letters)
-main.add_command(repair.rejects)
+main.add_command(rejects.rejects)
+main.add_command(status.status)
+main.add_command(why.why)
 main.add_command(read.cost)
 main.add_command(read.search)
 main.add_command(serve.dev)

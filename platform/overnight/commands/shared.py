@@ -16,9 +16,13 @@ from overnight.home import Home
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import sqlalchemy as sa
+
     from overnight.job import InferenceJob
     from overnight.landing import Source
     from overnight.warehouse.connect import Warehouse
+
+_NAMED = 5
 
 
 class Group(click.Group):
@@ -32,6 +36,16 @@ class Group(click.Group):
             from overnight.redact import redact
 
             raise click.ClickException(redact(str(error))) from error
+
+
+class ListGroup(click.Group):
+    """A group whose `list` need not be said: `rejects articles` is `rejects list articles`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `list` before what names no command."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
 
 
 def show(names: Sequence[str], rows: Sequence[Sequence[Any]], form: str = "table") -> None:
@@ -108,3 +122,19 @@ def declared_source(name: str) -> Source:
     if name not in known:
         raise ConfigError(f"there is no source {name!r}; there are: {', '.join(sorted(known))}")
     return known[name]
+
+
+def check_tried(connection: sa.Connection, jobs: Sequence[str], partition: str | None) -> None:
+    """Refuse a partition that none of some jobs has ever worked on.
+
+    Raises:
+        ConfigError: if so; names the newest that they did work on.
+    """
+    from overnight.lineage.dead_letters import partitions_tried
+
+    known = partitions_tried(connection, jobs)
+    if partition is None or partition in known:
+        return
+    ran = f"it ran for: {', '.join(known[:_NAMED])}" if known else "it has never run"
+    more = f" and {len(known) - _NAMED} earlier" if len(known) > _NAMED else ""
+    raise ConfigError(f"{' or '.join(jobs)} has never run for {partition}; {ran}{more}")
