@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from overnight.commands.shared import code_location, declared_job
 from overnight.errors import ConfigError
 from overnight.home import Home
 
@@ -32,15 +33,14 @@ def backfill(job: str, days: str, *, failed: bool, wait: bool) -> None:
     """
     import dagster as dg
 
-    from overnight import cli
     from overnight.dev import dagster_home
     from overnight.orchestration import backfill as backfills
 
-    declared = cli._job(job)  # noqa: SLF001
+    declared = declared_job(job)
     first, dots, last = days.partition("..")
     if not dots:
         raise ConfigError(f"{days!r} is no range of days: write 2026-10-01..2026-10-30")
-    graph = importlib.import_module(cli._location()).defs.resolve_asset_graph()  # noqa: SLF001
+    graph = importlib.import_module(code_location()).defs.resolve_asset_graph()
     chosen = backfills.days_between(graph, declared.name, first, last)
     with dg.DagsterInstance.from_config(str(dagster_home(Home.from_env()))) as instance:
         if failed:

@@ -68,10 +68,6 @@ def inference_asset(
             f"job {job.name!r} has partitioned={job.partitioned}, its asset has "
             f"partitions={partitions!r}: give both or neither"
         )
-    checks = check_names(job)
-    warnings = {*only_warns(job), FRESHNESS}
-    if job.expects.due is not None:
-        checks[FRESHNESS] = freshness_meaning(job)
 
     @dg.asset(
         name=job.name,
@@ -83,12 +79,7 @@ def inference_asset(
         kinds={"postgres", job.engine.kind.split(".")[0]},
         owners=list(owners),
         code_version=job.code_version,
-        check_specs=[
-            dg.AssetCheckSpec(
-                name, asset=job.name, description=meaning, blocking=name not in warnings
-            )
-            for name, meaning in checks.items()
-        ],
+        check_specs=_check_specs(job),
         automation_condition=automation_condition,
         # No backfill policy: a backfill is a run for each partition. `multi_run(1)` would start
         # them as ranges of one, which have no partition key.
@@ -129,6 +120,17 @@ def inference_asset(
     asset_job = dg.define_asset_job(f"{job.name}_job", selection=[asset], tags={PRIORITY: NIGHTLY})
     schedules = [] if hour is None else [_schedule(asset_job, job.name, partitions, hour, timezone)]
     return dg.Definitions(assets=[asset], jobs=[asset_job], schedules=schedules)
+
+
+def _check_specs(job: InferenceJob) -> list[dg.AssetCheckSpec]:
+    checks = check_names(job)
+    warnings = {*only_warns(job), FRESHNESS}
+    if job.expects.due is not None:
+        checks[FRESHNESS] = freshness_meaning(job)
+    return [
+        dg.AssetCheckSpec(name, asset=job.name, description=meaning, blocking=name not in warnings)
+        for name, meaning in checks.items()
+    ]
 
 
 def _schedule(
