@@ -17,6 +17,7 @@ from overnight.lineage.trail import Trail, trail_of
 from overnight.orchestration import metadata
 from overnight.orchestration.dependencies import job_deps
 from overnight.orchestration.live import Observer
+from overnight.orchestration.partition import partition_of
 from overnight.orchestration.source import description
 from overnight.progress import Reporter, foreground_terminal
 from overnight.report import PartitionReport
@@ -156,7 +157,7 @@ def _schedule(
 
 
 def _partition(context: dg.AssetExecutionContext) -> str:
-    return context.partition_key if context.has_partition_key else WHOLE
+    return partition_of(context.op_execution_context) or WHOLE
 
 
 def _run(
@@ -171,7 +172,7 @@ def _run(
     observer = Observer(
         context.log_event,
         asset=job.name,
-        partition=context.partition_key if context.has_partition_key else None,
+        partition=partition_of(context.op_execution_context),
     )
 
     def tell(progress: PoolProgress) -> None:
