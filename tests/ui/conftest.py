@@ -31,9 +31,15 @@ READY_S = 180
 WAIT_MS = 60_000
 SIZE = {"width": 1440, "height": 900}
 
-DAY = "2026-11-20"
-BACKFILL = ("2026-11-16", "2026-11-17", "2026-11-18")
-SPOILED = "2026-11-21"
+
+def days_ago(number: int) -> str:
+    """A day that has ended; the UI offers the last 90 of them."""
+    return (dt.datetime.now(tz=dt.UTC).date() - dt.timedelta(days=number)).isoformat()
+
+
+DAY = days_ago(3)
+BACKFILL = (days_ago(7), days_ago(6), days_ago(5))
+SPOILED = days_ago(2)
 ROWS = 24
 WITHOUT_TEXT = 6
 
@@ -61,7 +67,7 @@ def address() -> Iterator[str]:
 
 
 def land(home: Path, environment: dict[str, str], day: str, *, without_text: int = 0) -> None:
-    """Land articles as a person would; one has no title if all the others can be summarized."""
+    """Land articles as a person would: one breaks the contract, or some cannot be summarized."""
     rows = list(articles(dt.date.fromisoformat(day), count=ROWS, bad_rows=0 if without_text else 1))
     for row in rows[:without_text]:
         row["body"] = ""
