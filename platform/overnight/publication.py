@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from overnight.contract import sql_table
 from overnight.job import digest
 from overnight.journal import void
 from overnight.ledger import record_ledger
-from overnight.lineage import repairs
+from overnight.lineage import record, repairs
 from overnight.lineage.record import Counts
 from overnight.warehouse.publications import (
     PUBLISHED_HASHES,
@@ -122,13 +123,7 @@ def publication(
         rows=filled.staged,
         kept=audited.rows - filled.staged,
         kept_from=filled.kept_from,
-        counts=Counts(
-            rows_in=plan.rows_in,
-            rejected=plan.rejected,
-            reused=filled.reused,
-            inferred=filled.inferred,
-            dead_lettered=filled.dead.height,
-        ),
+        counts=_counts(plan, filled),
         published=audited.published,
         inputs=plan.inputs,
         rejects=plan.rejects,
@@ -139,4 +134,32 @@ def publication(
         also=[functools.partial(record_ledger, attempt=stage.attempt, ledger_entries=cost)],
         data_version=digest([fingerprint.id, fingerprint.output_version, inputs]),
         summary=audited.summary(),
+    )
+
+
+def record_failed_audit(
+    warehouse: Warehouse, attempt: Attempt, plan: Plan, filled: Filled, audited: Audit
+) -> None:
+    """Keep what a person needs to repair a partition that is not published; readers see nothing."""
+    with warehouse.begin() as connection:
+        record.record_inputs(connection, attempt, plan.inputs)
+        record.record_rejects(connection, attempt, plan.rejects)
+        record.record_dead_letters(connection, attempt, filled.dead)
+        record.record_counts(connection, attempt, _counts(plan, filled))
+    decision = {
+        "decision": "audit",
+        "at": dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds"),
+        "reason": str(audited),
+        "checks": audited.summary()["checks"],
+    }
+    record.add_decision(warehouse, attempt, decision)
+
+
+def _counts(plan: Plan, filled: Filled) -> Counts:
+    return Counts(
+        rows_in=plan.rows_in,
+        rejected=plan.rejected,
+        reused=filled.reused,
+        inferred=filled.inferred,
+        dead_lettered=filled.dead.height,
     )

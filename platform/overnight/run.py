@@ -32,7 +32,13 @@ from overnight.landing import reader_of
 from overnight.lineage import record
 from overnight.lineage.live import Teller
 from overnight.plan import build_plan
-from overnight.publication import Earlier, publication, published_table, stage_of
+from overnight.publication import (
+    Earlier,
+    publication,
+    published_table,
+    record_failed_audit,
+    stage_of,
+)
 from overnight.registry import Registry
 from overnight.report import PartitionReport, Timings, measured
 from overnight.results import fill_stage, sample
@@ -141,6 +147,7 @@ def run_partition(
                 if not audited.passed:
                     # A crash of Postgres empties the stage: that is no fault of the rows.
                     stage.check_held(filled.staged)
+                    record_failed_audit(house.warehouse, attempt, plan, filled, audited)
                     raise AuditFailedError(audited)
                 inference = measured(plan, filled, pool.samples, timings.seconds["infer"])
                 rows = sample(job, stage.preview)

@@ -31,14 +31,14 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def definitions(**changes: Any) -> dg.Definitions:
+def definitions(cluster: ClusterResource | None = None, **changes: Any) -> dg.Definitions:
     return dg.Definitions.merge(
         dg.Definitions(
             assets=[source_asset(lines, partitions=DAILY, group="tests")],
             resources={
                 "warehouse": WarehouseResource(),
                 "store": StoreResource(),
-                "cluster": ClusterResource(),
+                "cluster": cluster or ClusterResource(),
             },
         ),
         inference_asset(
@@ -165,6 +165,20 @@ def test_a_landing_file_that_changed_changes_the_data_version(
         (event,) = result.asset_materializations_for_node("reversed_lines")
         versions.append((event.tags or {})["dagster/data_version"])
     assert versions[0] == versions[1] != versions[2]
+
+
+def test_a_partition_that_is_right_already_asks_for_no_engine(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, map(line, range(20)))
+    assert materialize(instance).success
+    # Nobody answers there: whoever asks for Ray fails.
+    without = definitions(cluster=ClusterResource(address="127.0.0.1:9"))
+    job = without.resolve_job_def("reversed_lines_job")
+    again = job.execute_in_process(instance=instance, partition_key=DAY, raise_on_error=False)
+    assert again.success
+    (event,) = again.asset_materializations_for_node("reversed_lines")
+    assert event.metadata["published"].value == 20
 
 
 def test_observing_a_source_gives_a_version_to_each_landed_partition(

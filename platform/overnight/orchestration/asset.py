@@ -18,6 +18,7 @@ from overnight.orchestration import metadata
 from overnight.orchestration.dependencies import job_deps
 from overnight.orchestration.live import Observer
 from overnight.orchestration.partition import partition_of
+from overnight.orchestration.pools import NIGHTLY, PRIORITY, pool_of
 from overnight.orchestration.source import description
 from overnight.progress import Reporter, foreground_terminal
 from overnight.report import PartitionReport
@@ -58,7 +59,7 @@ def inference_asset(
         group: the asset group in the UI.
         depends_on: further assets, such as a model that is not trained here.
         owners: who answers for the table, `team:name` or an e-mail address.
-        pool: Dagster's concurrency pool.
+        pool: Dagster's concurrency pool; by default that of the engine and its machines.
 
     Raises:
         ConfigError: if job and asset do not agree on having partitions.
@@ -68,10 +69,6 @@ def inference_asset(
             f"job {job.name!r} has partitioned={job.partitioned}, its asset has "
             f"partitions={partitions!r}: give both or neither"
         )
-    checks = check_names(job)
-    warnings = {*only_warns(job), FRESHNESS}
-    if job.expects.due is not None:
-        checks[FRESHNESS] = freshness_meaning(job)
 
     @dg.asset(
         name=job.name,
@@ -83,20 +80,14 @@ def inference_asset(
         kinds={"postgres", job.engine.kind.split(".")[0]},
         owners=list(owners),
         code_version=job.code_version,
-        check_specs=[
-            dg.AssetCheckSpec(
-                name, asset=job.name, description=meaning, blocking=name not in warnings
-            )
-            for name, meaning in checks.items()
-        ],
+        check_specs=_check_specs(job),
         automation_condition=automation_condition,
-        backfill_policy=(
-            dg.BackfillPolicy.multi_run(max_partitions_per_run=1) if job.partitioned else None
-        ),
+        # No backfill policy: a backfill is a run for each partition. `multi_run(1)` would start
+        # them as ranges of one, which have no partition key.
         # Counts killed processes only: errors have a budget of their own, see `_again`.
         retry_policy=dg.RetryPolicy(max_retries=INTERRUPTIONS, delay=RETRY_WAIT_S),
         required_resource_keys={"warehouse", "store", "cluster"},
-        pool=pool,
+        pool=pool or pool_of(job),
     )
     def asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
         try:
@@ -117,7 +108,9 @@ def inference_asset(
             raise _again(job, context, error) from error
         except (KeyboardInterrupt, SystemExit, DagsterExecutionInterruptedError) as error:
             # Told to go (Ray's own handler exits): the journal is in order, and another process
-            # goes on from there.
+            # goes on from there; unless somebody ended the run.
+            if _canceled(context):
+                raise
             raise dg.RetryRequested(max_retries=INTERRUPTIONS, seconds_to_wait=0) from error
         yield dg.MaterializeResult(
             metadata=metadata.of_partition(report, total_rows, trail),
@@ -125,9 +118,20 @@ def inference_asset(
             check_results=list(check_results([*report.audit.checks, *also])),
         )
 
-    asset_job = dg.define_asset_job(f"{job.name}_job", selection=[asset])
+    asset_job = dg.define_asset_job(f"{job.name}_job", selection=[asset], tags={PRIORITY: NIGHTLY})
     schedules = [] if hour is None else [_schedule(asset_job, job.name, partitions, hour, timezone)]
     return dg.Definitions(assets=[asset], jobs=[asset_job], schedules=schedules)
+
+
+def _check_specs(job: InferenceJob) -> list[dg.AssetCheckSpec]:
+    checks = check_names(job)
+    warnings = {*only_warns(job), FRESHNESS}
+    if job.expects.due is not None:
+        checks[FRESHNESS] = freshness_meaning(job)
+    return [
+        dg.AssetCheckSpec(name, asset=job.name, description=meaning, blocking=name not in warnings)
+        for name, meaning in checks.items()
+    ]
 
 
 def _schedule(
@@ -158,6 +162,11 @@ def _schedule(
 
 def _partition(context: dg.AssetExecutionContext) -> str:
     return partition_of(context.op_execution_context) or WHOLE
+
+
+def _canceled(context: dg.AssetExecutionContext) -> bool:
+    run = context.instance.get_run_by_id(context.run.run_id)
+    return run is not None and run.status is dg.DagsterRunStatus.CANCELING
 
 
 def _run(
