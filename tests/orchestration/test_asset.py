@@ -80,6 +80,30 @@ def test_a_materialization_tells_what_happened(
     assert "rejects" not in shown
 
 
+def test_a_run_of_a_backfill_names_its_day_as_a_range_of_one(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, [*map(line, range(10))])
+    job = definitions().resolve_job_def("reversed_lines_job")
+    ends = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+    result = job.execute_in_process(instance=instance, tags=dict.fromkeys(ends, DAY))
+    (event,) = result.asset_materializations_for_node("reversed_lines")
+    assert event.partition == DAY
+    assert event.metadata["published"].value == 10
+
+
+def test_a_run_for_several_days_is_refused(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    job = definitions().resolve_job_def("reversed_lines_job")
+    tags = {
+        "dagster/asset_partition_range_start": "2026-11-20",
+        "dagster/asset_partition_range_end": "2026-11-21",
+    }
+    with pytest.raises(dg.Failure, match=r"2026-11-20 to 2026-11-21.*one partition"):
+        job.execute_in_process(instance=instance, tags=tags)
+
+
 def test_a_materialization_leads_to_its_rejects(
     installation: Path, instance: dg.DagsterInstance
 ) -> None:

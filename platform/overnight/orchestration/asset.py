@@ -17,6 +17,7 @@ from overnight.lineage.trail import Trail, trail_of
 from overnight.orchestration import metadata
 from overnight.orchestration.dependencies import job_deps
 from overnight.orchestration.live import Observer
+from overnight.orchestration.partition import partition_of
 from overnight.orchestration.pools import pool_of
 from overnight.orchestration.readiness import inputs_of
 from overnight.orchestration.schedule import job_of, waiting_schedule
@@ -140,7 +141,7 @@ def _check_specs(job: InferenceJob) -> list[dg.AssetCheckSpec]:
 
 
 def _partition(context: dg.AssetExecutionContext) -> str:
-    return context.partition_key if context.has_partition_key else WHOLE
+    return partition_of(context.op_execution_context) or WHOLE
 
 
 def _canceled(context: dg.AssetExecutionContext) -> bool:
@@ -160,7 +161,7 @@ def _run(
     observer = Observer(
         context.log_event,
         asset=job.name,
-        partition=context.partition_key if context.has_partition_key else None,
+        partition=partition_of(context.op_execution_context),
     )
 
     def tell(progress: PoolProgress) -> None:
