@@ -124,7 +124,7 @@ def test_rejects_are_exported_with_the_text_of_their_rows(home: Path, tmp_path: 
     night(home)
     file = tmp_path / "fix.csv"
     overnight("rejects", "export", "lines", "--partition", DAY, "-o", str(file))
-    (row,) = csv.DictReader(file.open())
+    (row,) = csv.DictReader(file.read_text().splitlines())
     assert row["row"] == '{"line_id": "bad"}'
     assert (row["line"], row["key"]) == ("43", "bad")
     assert json.loads(overnight("rejects", "export", "lines", "--format", "jsonl").stdout)["row"]
