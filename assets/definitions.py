@@ -25,6 +25,7 @@ from assets.sources import (
 from assets.summaries import daily_summaries, summary_model
 from overnight.orchestration import (
     DAILY_START,
+    freshness_sensor,
     inference_asset,
     model_asset,
     source_asset,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 OWNERS = ("team:magazine",)
 FRAUD_OWNERS = ("team:payments",)
 SHOP_OWNERS = ("team:shop",)
+
+JOBS = (daily_summaries, fraud_scores, recommendations, document_embeddings)
 
 # Whatever is unchanged costs nothing. As it comes, `eager` would wait until something has landed
 # on every single day; a day on which nothing changes is none to wait for.
@@ -75,6 +78,7 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
                 ),
             ],
             asset_checks=reviews,
+            sensors=[freshness_sensor(JOBS)],
             resources={**from_env(), **(resource_overrides or {})},
         ),
         inference_asset(
@@ -118,7 +122,5 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
         ),
     )
 
-
-JOBS = (daily_summaries, fraud_scores, recommendations, document_embeddings)
 
 defs = build_definitions()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import click
 
-from overnight.commands import land, read, rejects, repair, serve, status, why
+from overnight.commands import backfill, land, read, rejects, repair, serve, status, why
 from overnight.commands.shared import Group
 
 
@@ -25,6 +25,7 @@ main.add_command(repair.dead_letters)
 main.add_command(rejects.rejects)
 main.add_command(status.status)
 main.add_command(why.why)
+main.add_command(backfill.backfill)
 main.add_command(read.cost)
 main.add_command(read.search)
 main.add_command(serve.dev)

@@ -133,7 +133,7 @@ def publication(
         inference_seconds=inference.busy_seconds,
         also=[functools.partial(record_ledger, attempt=stage.attempt, ledger_entries=cost)],
         data_version=digest([fingerprint.id, fingerprint.output_version, inputs]),
-        summary={"checks": _told(audited)},
+        summary=audited.summary(),
     )
 
 
@@ -146,12 +146,11 @@ def record_failed_audit(
         record.record_rejects(connection, attempt, plan.rejects)
         record.record_dead_letters(connection, attempt, filled.dead)
         record.record_counts(connection, attempt, _counts(plan, filled))
-    failed = [check for check in audited.checks if not check.passed]
     decision = {
         "decision": "audit",
         "at": dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds"),
-        "reason": "; ".join(f"{check.name}: {check.message}" for check in failed),
-        "checks": _told(audited),
+        "reason": str(audited),
+        "checks": audited.summary()["checks"],
     }
     record.add_decision(warehouse, attempt, decision)
 
@@ -164,9 +163,3 @@ def _counts(plan: Plan, filled: Filled) -> Counts:
         inferred=filled.inferred,
         dead_lettered=filled.dead.height,
     )
-
-
-def _told(audited: Audit) -> dict[str, dict[str, object]]:
-    return {
-        check.name: {"passed": check.passed, "message": check.message} for check in audited.checks
-    }

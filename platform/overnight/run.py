@@ -25,6 +25,7 @@ from overnight.errors import (
     StaleAttemptError,
     TooManyRejectsError,
 )
+from overnight.history import History
 from overnight.job import digest
 from overnight.journal import collect
 from overnight.landing import reader_of
@@ -139,7 +140,10 @@ def run_partition(
                 with timings("stage"):
                     filled = fill_stage(job, plan, journal, stage, attempt.attempt, earlier)
                 with timings("audit"):
-                    audited = audit(job, plan, filled, stage.preview, earlier.dropped)
+                    history = History.read(house.warehouse, job, partition)
+                    audited = audit(
+                        job, partition, plan, filled, stage.preview, history, earlier.dropped
+                    )
                 if not audited.passed:
                     # A crash of Postgres empties the stage: that is no fault of the rows.
                     stage.check_held(filled.staged)

@@ -14,11 +14,13 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 from overnight.orchestration.asset import DAILY_START, inference_asset  # noqa: E402 - after the filter
+from overnight.orchestration.freshness import freshness_sensor  # noqa: E402 - after the filter
 from overnight.orchestration.source import model_asset, source_asset  # noqa: E402 - after the filter
 from overnight.orchestration.trained_model import trained_model_asset  # noqa: E402 - after the filter
 
 __all__ = [
     "DAILY_START",
+    "freshness_sensor",
     "inference_asset",
     "model_asset",
     "source_asset",

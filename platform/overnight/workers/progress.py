@@ -109,6 +109,21 @@ class PoolProgress:
     latency: Histogram = field(default_factory=Histogram)
     gauges: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def batch(self) -> int:
+        """Rows that are computed at once; where engines do not say, those that they hold."""
+        return round(self.gauges.get("running", self.in_flight))
+
+    @property
+    def queue(self) -> int:
+        """Rows that wait for their turn, with the engines or before them."""
+        return round(self.waiting + self.gauges.get("waiting", 0.0))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The gauges that are shares, 0 to 1, such as `kv_cache_usage`."""
+        return {name: value for name, value in self.gauges.items() if name not in _COUNTED}
+
 
 _COUNTED = frozenset({"running", "waiting"})
 
