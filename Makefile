@@ -11,10 +11,10 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export DAGSTER_DISABLE_TELEMETRY := yes
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo dev test lint format bench chaos lock clean
+.PHONY: help setup demo dev test test-ui screenshots lint format bench chaos lock clean
 
 help:  ## say what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: $(STAMP)  ## create .venv with everything pinned
 
@@ -35,6 +35,13 @@ dev: setup  ## the Dagster UI on http://127.0.0.1:3000, warm engines, the wareho
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
+
+test-ui: setup  ## the tests of the UI, in the Chromium that is found (OVERNIGHT_BROWSER names another)
+	$(BIN)/python -m pytest tests/ui
+
+screenshots: test-ui  ## take the README's pictures anew
+	mkdir -p docs/images
+	cd test-artifacts && cp asset-graph.png metadata.png failing-check.png ../docs/images/
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -59,4 +66,4 @@ lock:  ## resolve requirements/lock.txt and lock-gpu.txt anew (needs uv)
 	  --python-version 3.11 --no-annotate --no-header --output-file requirements/lock-gpu.txt
 
 clean:  ## remove the virtual environment and all local state
-	rm -rf $(VENV) .overnight .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .overnight .pytest_cache .mypy_cache .ruff_cache .hypothesis test-artifacts

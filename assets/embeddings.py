@@ -8,8 +8,10 @@ import polars as pl
 
 from assets.documents import DocumentChunk, document_chunks, embedding_model
 from assets.models.minilm import DIMENSIONS
+from assets.sources import in_the_morning
 from overnight.contract import Field
 from overnight.engines.vllm_embed import VllmEmbed
+from overnight.expectations import Expectations
 from overnight.job import InferenceJob
 from overnight.warehouse.vectors import VectorIndex
 
@@ -39,6 +41,7 @@ document_embeddings = InferenceJob(
     prepare=chunk_text,
     parse=take_embedding,
     output=DocumentEmbedding,
+    expects=Expectations(due=in_the_morning(7)),
     partitioned=False,
     publish="merge",
     indexes=(VectorIndex(column="embedding"),),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-import sqlalchemy as sa
 
 from assets.fraud_features import FEATURES
 from assets.fraud_transactions import scorable_transactions
+from assets.sources import in_the_morning
 from overnight.contract import Contract, Field
 from overnight.engines.xgboost import XgboostScore
+from overnight.expectations import Expectations
 from overnight.job import InferenceJob
+from overnight.ranking import Rank
 from overnight.registry import RegistryRef
 
 REASONS = 3
@@ -57,11 +59,8 @@ fraud_scores = InferenceJob(
     prepare=model_input,
     parse=parse_score,
     output=FraudScore,
+    expects=Expectations(due=in_the_morning(7)),
     # Handing out 2,000 rows takes longer than scoring them.
     split_rows=20_000,
-    over_partition={
-        "day_rank": lambda row: sa.func.row_number().over(
-            order_by=(row.score.desc(), row.transaction_id)
-        )
-    },
+    over_partition={"day_rank": Rank(by=("-score", "transaction_id"))},
 )

@@ -1,8 +1,7 @@
-"""How good fraud scores are, and how far they have drifted.
+"""How good fraud scores are.
 
-The Fraud Detection Handbook's three figures (Le Borgne et al., chapter 4, "Performance metrics")
-and the population stability index. Plain functions of scores and labels; nothing here knows
-where those come from.
+The Fraud Detection Handbook's three figures (Le Borgne et al., chapter 4, "Performance metrics").
+Plain functions of scores and labels; nothing here knows where those come from.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import numpy.typing as npt
 import polars as pl
 
 TOP_CARDS = 100
-_LEAST_SHARE = 1e-4
 
 Floats = npt.NDArray[np.float64]
 
@@ -93,19 +91,3 @@ def card_precision(scored: pl.DataFrame, top: int = TOP_CARDS) -> float:
         shares.append(hits.height / top)
         found = pl.concat([found, hits])
     return float(np.mean(shares))
-
-
-def stability_index(expected: pl.Series, actual: pl.Series, bins: int = 10) -> float:
-    """The population stability index of `actual` against `expected`.
-
-    The bins hold equal shares of `expected`. Below 0.1 nothing has changed, above 0.25 much has
-    (Siddiqi, "Credit Risk Scorecards", 2006, ch. 9). Bins that are empty count as 0.01%.
-    """
-    edges = np.unique(np.quantile(expected.to_numpy(), np.linspace(0, 1, bins + 1)[1:-1]))
-    shares = [
-        np.bincount(np.searchsorted(edges, values.to_numpy()), minlength=len(edges) + 1)
-        / max(1, len(values))
-        for values in (expected, actual)
-    ]
-    before, now = (np.maximum(share, _LEAST_SHARE) for share in shares)
-    return float(np.sum((now - before) * np.log(now / before)))

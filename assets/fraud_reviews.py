@@ -12,10 +12,11 @@ import sqlalchemy as sa
 
 from assets.fraud import fraud_scores
 from assets.fraud_features import DELAY_DAYS
-from assets.fraud_metrics import precision_recall, quality, stability_index
+from assets.fraud_metrics import precision_recall, quality
 from assets.fraud_training import TEST_DAYS
 from assets.fraud_transactions import newest_labels
 from assets.sources import fraud_labels
+from overnight.drift import counted, stability_index
 from overnight.landing import Lookback
 from overnight.landing.spool import LandedRows
 from overnight.orchestration.plots import precision_recall as curve
@@ -73,7 +74,7 @@ def drift(place: Place) -> Finding:
     figures = {"scored": today.height, "scored_in_the_week_before": week.height}
     if today.is_empty() or week.is_empty():
         return Finding(passed=True, message="no scores to compare", figures=figures)
-    index = stability_index(week["score"], today["score"])
+    index = stability_index(counted(week["score"]), counted(today["score"]))
     return Finding(
         passed=index <= MOST_DRIFT,
         message=f"PSI {index:.3f} (at most {MOST_DRIFT}) of {today.height} scores against "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import polars as pl
 
 from assets.histories import user_histories
+from assets.sources import in_the_morning
 from overnight.contract import Contract, Field
 from overnight.engines.top_k import TopK
+from overnight.expectations import Expectations
 from overnight.job import InferenceJob, OutputCheck
 from overnight.registry import RegistryRef
 
@@ -53,6 +55,7 @@ recommendations = InferenceJob(
     parse=ranked,
     output=Recommendation,
     key=("user_id", "rank"),
+    expects=Expectations(due=in_the_morning(8)),
     checks=(
         OutputCheck(
             name="popular_share",

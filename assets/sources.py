@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from zoneinfo import ZoneInfo
+
 import pandera.polars as pandera
 import polars as pl
 
@@ -10,6 +13,11 @@ from overnight.landing import Source
 
 TIMEZONE = "Europe/Berlin"
 """Where the shop is: its days begin and end at midnight there."""
+
+
+def in_the_morning(hour: int) -> dt.time:
+    """By when people look at a table of the day before."""
+    return dt.time(hour, tzinfo=ZoneInfo(TIMEZONE))
 
 
 EVENT_WEIGHTS = {"visit": 0, "view": 1, "cart": 3, "purchase": 5}

@@ -6,10 +6,11 @@ from typing import Any
 
 from assets.models import lead_summarizer
 from assets.models.lead_summarizer.reference import clean, prompt
-from assets.sources import articles
+from assets.sources import articles, in_the_morning
 from overnight.contract import Contract, Field, Timestamp
 from overnight.engines.vllm import VllmGenerate
-from overnight.job import InferenceJob, OutputCheck, each_result, each_row
+from overnight.expectations import Expectations, TextOutput
+from overnight.job import EmptyOutput, InferenceJob, each_result, each_row
 from overnight.model import ModelRef
 
 summary_model = ModelRef.from_env(
@@ -44,7 +45,7 @@ def parse_summary(result: dict[str, Any]) -> dict[str, Any]:
     """Take the model's text as the summary."""
     summary = result["text"].strip()
     if not summary:
-        raise ValueError("the model generated no text")
+        raise EmptyOutput("the model generated no text")
     return {"summary": summary, "truncated": result["finish_reason"] == "length"}
 
 
@@ -59,13 +60,7 @@ daily_summaries = InferenceJob(
     prepare=summary_prompt,
     parse=parse_summary,
     output=DailySummary,
-    checks=(
-        OutputCheck(
-            name="truncated_share",
-            description="Summaries that stopped at the token limit. If it fails, raise "
-            "`max_tokens` or look at the prompts of the rows with `truncated`.",
-            breaks=lambda row: row.truncated,
-            max_share=0.05,
-        ),
+    expects=Expectations(
+        text=TextOutput(column="summary", truncated="truncated"), due=in_the_morning(6)
     ),
 )

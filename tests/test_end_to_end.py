@@ -121,6 +121,10 @@ def test_the_materialization_shows_speed_timings_sample_and_plots(summarized: Pa
     for plot in ("throughput", "output_length"):
         assert "data:image/png;base64," in shown[plot]
     assert "| article_id | title |" in shown["sample"]
+    assert 0 <= shown["prefix_cache_hits"] <= 1
+    assert (shown["attempts"], shown["interruptions"]) == (1, 0)
+    assert f"`overnight rejects articles --partition {DAY}`" in shown["rejects"]
+    assert f"/landing/articles/{DAY}/invented.jsonl" in shown["rejects"]
 
 
 def test_each_summary_is_of_its_own_article(summarized: Path, warehouse: Warehouse) -> None:

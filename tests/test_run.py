@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+import pyarrow.compute as pc
 import pytest
 import sqlalchemy as sa
 
@@ -19,15 +23,16 @@ from overnight.errors import (
     TooManyRejectsError,
 )
 from overnight.job import OutputCheck, each_result
+from overnight.lineage import repairs
 from overnight.plan import MaxRejects
 from overnight.run import run_partition
 from tests.moto_server import moto_server, new_bucket
 from tests.support import shop
-from tests.support.shop import DAY, Paced, line, reversing, write_lines
+from tests.support.shop import DAY, Paced, PacedEngine, line, reversing, write_lines
 from tests.warehouse.helpers import forget_lineage
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import pyarrow as pa
 
     from overnight.report import PartitionReport
     from overnight.warehouse.connect import Warehouse
@@ -292,3 +297,102 @@ def test_the_store_may_be_in_s3(warehouse: Warehouse, home: Path) -> None:
         assert any(entry.key.startswith("journal/") for entry in store.list("journal"))
         again = run_partition(reversing(), DAY, run_id="two", house=house)
         assert again.inferred == 0
+
+
+def dead_letters(warehouse: Warehouse) -> pl.DataFrame:
+    with warehouse.connect() as connection:
+        query = sa.text(
+            "SELECT partition_key, key, input_hash, inferred_attempt, reason, dropped_at "
+            "FROM lineage.current_dead_letters ORDER BY key"
+        )
+        return pl.DataFrame(
+            [dict(row) for row in connection.execute(query).mappings()], infer_schema_length=None
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Excused(Paced):
+    """An engine that fails on fewer rows once it has been repaired.
+
+    Attributes:
+        repaired: a file; when it is there, rows that failed before do not.
+    """
+
+    repaired: str
+
+    def start(self) -> ExcusedEngine:
+        return ExcusedEngine(self)
+
+
+class ExcusedEngine(PacedEngine):
+    def __init__(self, spec: Excused) -> None:
+        super().__init__(spec)
+        self._repaired = Path(spec.repaired)
+
+    def step(self) -> pa.Table:
+        done = super().step()
+        if not self._repaired.exists():
+            return done
+        whole = pc.if_else(pc.equal(done["failure"], "told: soon"), None, done["failure"])
+        text = pc.fill_null(done["text"], "noos")
+        done = done.set_column(done.column_names.index("failure"), "failure", whole)
+        length = pc.utf8_length(text).cast(done.schema.field("length").type)
+        for name, column in (("text", text), ("length", length)):
+            done = done.set_column(done.column_names.index(name), name, column)
+        return done
+
+
+def test_dead_letters_that_are_to_be_tried_again_are_the_only_rows_inferred(
+    warehouse: Warehouse, home: Path
+) -> None:
+    log = home / "inferred"
+    engine = Excused(window=64, batch=16, log=str(log), repaired=str(home / "repaired"))
+    texts = {200: "!fail soon", 201: "!fail soon", 202: "!fail for ever", 203: "why?"}
+    write_lines(home, [*map(line, range(100)), *(line(n, text) for n, text in texts.items())])
+    first = run(warehouse, home, engine=engine)
+    assert (first.inferred, first.dead_lettered) == (104, 4)
+    (home / "repaired").touch()
+    log.unlink()
+    assert run(warehouse, home, engine=engine).inferred == 0, "nobody has asked for them"
+    dead = dead_letters(warehouse)
+    asked = dead.filter(pl.col("key").is_in(["l200", "l202", "l203"]))
+    repairs.decide(warehouse, "retry", job="reversed_lines", dead_letters=asked)
+    again = run(warehouse, home, engine=engine, run_id="run-2")
+    assert (again.inferred, again.reused, again.dead_lettered, again.published) == (3, 101, 3, 101)
+    assert len(published(warehouse)) == 101
+    left = dead_letters(warehouse)
+    assert left["key"].to_list() == ["l201", "l202", "l203"]
+    tried = dict(zip(left["key"], left["inferred_attempt"], strict=True))
+    assert tried["l202"] == tried["l203"] == again.attempt, "what fails again is a new dead letter"
+    assert tried["l201"] == first.attempt
+    assert run(warehouse, home, engine=engine).inferred == 0, "a decision holds once"
+
+
+def test_a_retry_survives_the_end_of_the_journal(warehouse: Warehouse, home: Path) -> None:
+    write_lines(home, [*map(line, range(20)), line(21, "!fail told")])
+    run(warehouse, home)
+    shutil.rmtree(home / "store" / "journal")
+    repairs.decide(warehouse, "retry", job="reversed_lines", dead_letters=dead_letters(warehouse))
+    again = run(warehouse, home)
+    assert (again.inferred, again.reused, again.dead_lettered) == (1, 20, 1)
+
+
+def test_a_dropped_dead_letter_is_accounted_for_and_no_longer_held_against_the_partition(
+    warehouse: Warehouse, home: Path
+) -> None:
+    write_lines(home, [*map(line, range(10)), line(11, "!fail told")])
+    run(warehouse, home, max_dead_letter_share=0.5)
+    dropped = dead_letters(warehouse)
+    repairs.decide(
+        warehouse, "drop", job="reversed_lines", dead_letters=dropped, reason="not a line"
+    )
+    assert dead_letters(warehouse)["dropped_at"].is_not_null().all()
+    strict = run(warehouse, home, max_dead_letter_share=0.0)
+    assert (strict.rows_in, strict.published, strict.dead_lettered) == (11, 10, 1)
+    (share,) = (check for check in strict.audit.checks if check.name == "dead_letter_share")
+    assert "0 of 11 rows" in share.message
+    assert "1 that were dropped" in share.message
+    # Another row's failure is nobody's decision.
+    write_lines(home, [*map(line, range(10)), line(11, "!fail told"), line(12, "!fail too")])
+    with pytest.raises(AuditFailedError, match="dead_letter_share"):
+        run(warehouse, home, max_dead_letter_share=0.0)

@@ -17,7 +17,7 @@ from assets.fraud_features import HISTORY_DAYS
 from assets.fraud_model import NEEDED_DAYS
 from assets.sources import articles as articles_source
 from assets.sources import documents
-from overnight.cli import show
+from overnight.commands.shared import show
 from overnight.dev import environment, kept_up, program
 from overnight.errors import OvernightError
 from overnight.landing import check_partition, land, mark_complete

@@ -6,11 +6,13 @@ For one machine and one person. How this runs in production is described under `
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 
     from overnight.home import Home
 
+# Production's is a PostgreSQL of its own.
+STORAGE_YAML = """\
+storage:
+  custom:
+    module: resources.history
+    class: EmbeddedHistory
+    config:
+      home: {home}
+"""
 # The twin of infra/dagster/dagster.yaml, which says why each of these is so.
 DAGSTER_YAML = """\
 telemetry:
@@ -35,12 +46,14 @@ run_monitoring:
   start_timeout_seconds: 180
   cancel_timeout_seconds: 180
   free_slots_after_run_end_seconds: 60
+run_queue:
+  dequeue_interval_seconds: 1
 concurrency:
   runs:
     max_concurrent_runs: 4
   pools:
-    default_limit: 1
-    granularity: op
+    default_limit: 2
+    granularity: run
 """
 STOP_TIMEOUT_S = 20
 
@@ -87,7 +100,8 @@ def dagster_home(home: Home) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     settings = path / "dagster.yaml"
     if not settings.exists():
-        settings.write_text(DAGSTER_YAML)
+        storage = STORAGE_YAML.format(home=json.dumps(str(home.path)))
+        settings.write_text(storage + DAGSTER_YAML)
     return path
 
 
@@ -141,7 +155,14 @@ def _stop(process: subprocess.Popen[bytes]) -> int:
             process.wait(STOP_TIMEOUT_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    return max(0, process.wait())
+    status = max(0, process.wait())
+    # They use the embedded warehouse, which the last one to leave has to stop: that is us.
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+    return status
 
 
 def _check_free(port: int) -> None:

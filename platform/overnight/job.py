@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from overnight.contract import PG_DIALECT, columns, describe, has_row_checks, sql_table
 from overnight.errors import ConfigError
+from overnight.expectations import Expectations
 from overnight.fingerprint import Fingerprint, digest, source_of
 from overnight.landing import WHOLE, check_partition, check_span
 from overnight.plan import MaxRejects
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from overnight.warehouse.vectors import VectorIndex
 
 __all__ = [
+    "EMPTY",
     "FAILURE",
     "WHOLE",
+    "EmptyOutput",
     "Fingerprint",
     "FrameFunction",
     "InferenceJob",
@@ -46,7 +49,13 @@ __all__ = [
 ]
 
 FAILURE = "failure"
+EMPTY = "empty: "
+"""How the reason of a dead letter begins whose result says nothing."""
 Publish = Literal["replace", "merge"]
+
+
+class EmptyOutput(ValueError):  # noqa: N818 - what a result is, for `parse` to say
+    """A result that says nothing: a dead letter that counts as an empty output."""
 
 
 class FrameFunction(Protocol):
@@ -69,8 +78,9 @@ def each_row(function: Callable[[dict[str, Any]], Any]) -> FrameFunction:
 def each_result(function: Callable[[dict[str, Any]], dict[str, Any]]) -> FrameFunction:
     """Let a function of one result, a dict, that returns the output row serve as `parse`.
 
-    A `ValueError` that it raises becomes the reason of that row's dead letter. Carried columns
-    that it does not return are kept as they are.
+    A `ValueError` that it raises becomes the reason of that row's dead letter; `EmptyOutput` is
+    one that counts as an empty output, too. Carried columns that it does not return are kept as
+    they are.
     """
 
     @functools.wraps(function)
@@ -79,6 +89,8 @@ def each_result(function: Callable[[dict[str, Any]], dict[str, Any]]) -> FrameFu
         for result in frame.iter_rows(named=True):
             try:
                 rows.append({**result, **function(result), FAILURE: None})
+            except EmptyOutput as error:
+                rows.append({**result, FAILURE: f"{EMPTY}{error}"})
             except ValueError as error:
                 rows.append({**result, FAILURE: f"parse: {error}"})
         return pl.DataFrame(rows, infer_schema_length=None)
@@ -95,14 +107,15 @@ class OutputCheck:
         description: what it means and what to do when it fails.
         breaks: given the staged table's columns, an SQL expression that is true for a row
             that breaks the rule.
-        max_share: the largest share of rows, 0 to 1, that may break it; above it, nothing
-            is published.
+        max_share: the largest share of rows, 0 to 1, that may break it.
+        blocking: whether nothing is published above it; else that is a warning.
     """
 
     name: str
     description: str
     breaks: Callable[[Any], sa.ColumnElement[bool]]
     max_share: float
+    blocking: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_share <= 1:
@@ -127,6 +140,7 @@ class InferenceJob:
         carry: source columns that `parse` needs; those that the output names too are carried
             in any case.
         checks: the job's own checks on its results.
+        expects: what every job's partitions are held against: rows, rejects, texts.
         max_rejects: how many source rows may break the input contract.
         max_dead_letter_share: the share of rows, 0 to 1, that may become dead letters.
         split_rows: the most rows that a worker is handed at once.
@@ -151,6 +165,7 @@ class InferenceJob:
     key: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
     checks: tuple[OutputCheck, ...] = ()
+    expects: Expectations = field(default_factory=Expectations)
     max_rejects: MaxRejects = field(default_factory=MaxRejects)
     max_dead_letter_share: float = 0.05
     split_rows: int = 2000
@@ -184,6 +199,7 @@ class InferenceJob:
         if not self.partitioned:
             check_span(self.source, WHOLE)
         self._check_over_partition()
+        self.expects.check(self.name, {c.name: c.sql.lower() for c in columns(self.output)})
         source_columns = {column.name for column in columns(self.source.contract)}
         unknown = [name for name in self.carry if name not in source_columns]
         if unknown:

@@ -25,12 +25,12 @@ def line(progress: PoolProgress, before: PoolProgress | None) -> str:
     if not progress.workers:
         return f"waiting for a worker and its engine, {progress.seconds:.0f} s so far"
     rows_per_s, tokens_per_s = speed(progress, before)
-    left = progress.total - progress.rows
+    left = eta_s(progress, rows_per_s)
     parts = [
         f"{progress.rows}/{progress.total} rows ({share:.0%})",
         f"{rows_per_s:.1f} rows/s",
         f"{tokens_per_s:.0f} tokens/s",
-        f"ETA {_duration(left / rows_per_s) if rows_per_s else '?'}",
+        f"ETA {'?' if left is None else _duration(left)}",
         f"{progress.workers} worker{'s' if progress.workers > 1 else ''}",
     ]
     if progress.lost:
@@ -47,6 +47,12 @@ def speed(progress: PoolProgress, before: PoolProgress | None) -> tuple[float, f
     tokens = progress.prompt_tokens + progress.output_tokens
     tokens -= (before.prompt_tokens + before.output_tokens) if before else 0
     return rows / seconds, tokens / seconds
+
+
+def eta_s(progress: PoolProgress, rows_per_s: float) -> float | None:
+    """Seconds until the last row is inferred at that speed; None if nothing moves."""
+    left = progress.total - progress.rows
+    return left / rows_per_s if rows_per_s > 0 else None
 
 
 class Reporter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +12,9 @@ import sqlalchemy as sa
 
 from overnight.contract import sql_table
 from overnight.job import digest
+from overnight.journal import void
 from overnight.ledger import record_ledger
+from overnight.lineage import record, repairs
 from overnight.lineage.record import Counts
 from overnight.warehouse.publications import (
     PUBLISHED_HASHES,
@@ -66,11 +69,16 @@ class Earlier:
 
     Attributes:
         rows: `input_hash` of published rows, and `_input_id`, the file it came from.
-        dead: dead letters of their publication, with the columns of `Filled.dead`.
+        dead: dead letters of their publication, with the columns of `Filled.dead`, less those
+            to be tried again.
+        again: rows to be inferred again, by whom it was asked (`repairs.DECIDED`).
+        dropped: dead letters that somebody does without (likewise).
     """
 
     rows: pl.DataFrame
     dead: pl.DataFrame
+    again: pl.DataFrame
+    dropped: pl.DataFrame
 
     @property
     def hashes(self) -> pl.DataFrame:
@@ -83,14 +91,20 @@ class Earlier:
     ) -> Earlier:
         """Rows count only if model, parameters, `parse` and contract are still the same."""
         with warehouse.connect() as connection:
+            again, dropped = (
+                repairs.decided(connection, action, job=job.name, partition_key=partition)
+                for action in ("retry", "drop")
+            )
             dead = dead_letter_hashes(connection, job.name, partition)
+            dead = dead.filter(~void(dead, again))
             current = current_publication(connection, job.name, partition)
             if current is None or (current.fingerprint, current.output_version) != (
                 fingerprint.id,
                 fingerprint.output_version,
             ):
-                return cls(PUBLISHED_HASHES.to_frame(), dead.clear())
-            return cls(published_hashes(connection, published_table(job), partition), dead)
+                return cls(PUBLISHED_HASHES.to_frame(), dead.clear(), again, dropped)
+            rows = published_hashes(connection, published_table(job), partition)
+            return cls(rows, dead, again, dropped)
 
 
 def publication(
@@ -109,13 +123,7 @@ def publication(
         rows=filled.staged,
         kept=audited.rows - filled.staged,
         kept_from=filled.kept_from,
-        counts=Counts(
-            rows_in=plan.rows_in,
-            rejected=plan.rejected,
-            reused=filled.reused,
-            inferred=filled.inferred,
-            dead_lettered=filled.dead.height,
-        ),
+        counts=_counts(plan, filled),
         published=audited.published,
         inputs=plan.inputs,
         rejects=plan.rejects,
@@ -125,10 +133,33 @@ def publication(
         inference_seconds=inference.busy_seconds,
         also=[functools.partial(record_ledger, attempt=stage.attempt, ledger_entries=cost)],
         data_version=digest([fingerprint.id, fingerprint.output_version, inputs]),
-        summary={
-            "checks": {
-                check.name: {"passed": check.passed, "message": check.message}
-                for check in audited.checks
-            },
-        },
+        summary=audited.summary(),
+    )
+
+
+def record_failed_audit(
+    warehouse: Warehouse, attempt: Attempt, plan: Plan, filled: Filled, audited: Audit
+) -> None:
+    """Keep what a person needs to repair a partition that is not published; readers see nothing."""
+    with warehouse.begin() as connection:
+        record.record_inputs(connection, attempt, plan.inputs)
+        record.record_rejects(connection, attempt, plan.rejects)
+        record.record_dead_letters(connection, attempt, filled.dead)
+        record.record_counts(connection, attempt, _counts(plan, filled))
+    decision = {
+        "decision": "audit",
+        "at": dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds"),
+        "reason": str(audited),
+        "checks": audited.summary()["checks"],
+    }
+    record.add_decision(warehouse, attempt, decision)
+
+
+def _counts(plan: Plan, filled: Filled) -> Counts:
+    return Counts(
+        rows_in=plan.rows_in,
+        rejected=plan.rejected,
+        reused=filled.reused,
+        inferred=filled.inferred,
+        dead_lettered=filled.dead.height,
     )

@@ -80,6 +80,16 @@ class Inference:
         return tokens / self.busy_seconds if self.busy_seconds else 0.0
 
     @property
+    def prefix_cache_hits(self) -> float:
+        """The share of prompt tokens that were found in the prefix cache, 0 to 1."""
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+    @property
+    def busy_samples(self) -> Sequence[PoolProgress]:
+        """The progress while engines had rows."""
+        return [sample for sample in self.samples if sample.in_flight]
+
+    @property
     def rows_per_s(self) -> float:
         """Rows for each second that engines were busy."""
         return self.rows / self.busy_seconds if self.busy_seconds else 0.0

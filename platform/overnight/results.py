@@ -6,6 +6,7 @@ its reason. Whether there are too many of those is for the audit to say.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,13 @@ import polars as pl
 from overnight.contract import check_rows, columns, polars_schema
 from overnight.errors import ContractError
 from overnight.job import FAILURE
+from overnight.ranking import Rank
 from overnight.warehouse.publications import DEAD_LETTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
+    from typing import Self
 
     from overnight.job import InferenceJob
     from overnight.journal import Journal
@@ -34,6 +38,7 @@ PROVENANCE = pl.Schema(
         "_input_hash": pl.Binary,
         "_input_id": pl.Int64,
         "_line": pl.Int64,
+        "_attempts": pl.Int32,
     }
 )
 MEASURES = ("prompt_tokens", "output_tokens", "cached_tokens", "ttft_s", "latency_s")
@@ -94,14 +99,20 @@ def fill_stage(
     dead = [carried.select(DEAD_LETTERS.names())]
     measures: list[pl.DataFrame] = []
     inferred = 0
-    for records in _records(plan, journal):
-        fresh = records.filter(pl.col("attempt") == attempt)
-        inferred += fresh.height
-        measures.append(fresh.select([name for name in MEASURES if name in fresh.columns]))
-        good, bad = parsed(job, records)
-        dead.append(bad)
-        staged += stage.copy(good)
-    if job.over_partition:
+    batches = _with_last(_records(plan, journal))
+    ranked = False
+    with _Copier(stage) as copier:
+        for nth, (records, last) in enumerate(batches):
+            fresh = records.filter(pl.col("attempt") == attempt)
+            inferred += fresh.height
+            measures.append(fresh.select([name for name in MEASURES if name in fresh.columns]))
+            good, bad = parsed(job, records)
+            dead.append(bad)
+            if last and not nth and not staged:
+                good, ranked = _ranked(job, good)
+            staged += copier.copy(good)
+        staged += copier.finish()
+    if job.over_partition and not ranked:
         stage.compute(job.over_partition)
     all_dead = pl.concat(dead)
     return Filled(
@@ -112,6 +123,33 @@ def fill_stage(
         kept_from=frozenset(stay["_input_id"].unique()),
         measures=pl.concat(measures) if measures else pl.DataFrame(),
     )
+
+
+class _Copier:
+    """Stages one batch while its caller parses the next; never more than one."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stage-copy")
+        self._copying: Future[int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for what is under way: nobody else may use the stage before."""
+        self._thread.shutdown()
+
+    def copy(self, frame: pl.DataFrame) -> int:
+        """Begin to stage a batch; how many rows the one before had."""
+        before = self.finish()
+        self._copying = self._thread.submit(self._stage.copy, frame)
+        return before
+
+    def finish(self) -> int:
+        """How many rows the last batch had, once it is staged."""
+        copying, self._copying = self._copying, None
+        return 0 if copying is None else copying.result()
 
 
 def parsed(job: InferenceJob, records: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -142,21 +180,10 @@ def parsed(job: InferenceJob, records: pl.DataFrame) -> tuple[pl.DataFrame, pl.D
     ok, violations = check_rows(job.output, output.select(job.parsed), only=only)
     broken = _reasons(output, violations, job.source.key)
     reasons = pl.concat([unparsed.select(key=job.source.key, reason=FAILURE), broken])
-    provenance = finished.select(
-        pl.col("key"),
-        _run_id="run_id",
-        _attempt="attempt",
-        _machine="machine",
-        _input_hash="input_hash",
-        _input_id="_input_id",
-        _line="_line",
-    )
-    good = (
-        output.filter(ok)
-        .join(reasons, left_on=job.source.key, right_on="key", how="anti")
-        .join(provenance, left_on=job.source.key, right_on="key", maintain_order="left")
-        .select(_staged_schema(job).names())
-    )
+    rows = output.select(job.parsed).filter(ok)
+    if reasons.height:
+        rows = rows.join(reasons, left_on=job.source.key, right_on="key", how="anti")
+    good = _with_provenance(rows, finished, job.source.key).select(_staged_schema(job).names())
     lost = finished.join(reasons.unique("key"), on="key")
     return good, pl.concat([_dead(failed, pl.col("failure")), _dead(lost, pl.col("reason"))])
 
@@ -165,6 +192,40 @@ def _records(plan: Plan, journal: Journal) -> Iterator[pl.DataFrame]:
     wanted = plan.wanted.filter(pl.col("state") != "published")
     if wanted.height:
         yield from journal.records(wanted.select("input_hash", "_input_id", "_line"))
+
+
+def _with_last(batches: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, bool]]:
+    """Each batch, and whether it is the last."""
+    before = next(batches, None)
+    while before is not None:
+        after = next(batches, None)
+        yield before, after is None
+        before = after
+
+
+def _ranked(job: InferenceJob, rows: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
+    """All rows of a partition with what is computed over it, if that can be done in memory."""
+    ranks = {name: rank for name, rank in job.over_partition.items() if isinstance(rank, Rank)}
+    if len(ranks) < len(job.over_partition):
+        return rows, False
+    return rows.with_columns(rank.of(rows).alias(name) for name, rank in ranks.items()), True
+
+
+def _with_provenance(rows: pl.DataFrame, finished: pl.DataFrame, key: str) -> pl.DataFrame:
+    provenance = finished.select(
+        pl.col("key"),
+        _run_id="run_id",
+        _attempt="attempt",
+        _machine="machine",
+        _input_hash="input_hash",
+        _input_id="_input_id",
+        _line="_line",
+        # A row whose engine cannot go on from where another was is inferred by one alone.
+        _attempts="attempts" if "attempts" in finished.columns else pl.lit(1, pl.Int32),
+    )
+    if rows[key].equals(provenance["key"]):  # one for one, as most parsers have it
+        return rows.hstack(provenance.drop("key"))
+    return rows.join(provenance, left_on=key, right_on="key", maintain_order="left")
 
 
 def _staged_schema(job: InferenceJob) -> pl.Schema:

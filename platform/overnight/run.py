@@ -25,12 +25,20 @@ from overnight.errors import (
     StaleAttemptError,
     TooManyRejectsError,
 )
+from overnight.history import History
 from overnight.job import digest
-from overnight.journal import Journal, collect
+from overnight.journal import collect
 from overnight.landing import reader_of
 from overnight.lineage import record
+from overnight.lineage.live import Teller
 from overnight.plan import build_plan
-from overnight.publication import Earlier, publication, published_table, stage_of
+from overnight.publication import (
+    Earlier,
+    publication,
+    published_table,
+    record_failed_audit,
+    stage_of,
+)
 from overnight.registry import Registry
 from overnight.report import PartitionReport, Timings, measured
 from overnight.results import fill_stage, sample
@@ -50,6 +58,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from overnight.job import Fingerprint, InferenceJob
+    from overnight.journal import Journal
     from overnight.lineage.record import Attempt
     from overnight.plan import Plan
     from overnight.store import StoreConfig
@@ -119,21 +128,26 @@ def run_partition(
         _attempt(job, partition, run_id, fingerprint, house) as attempt,
         scratch_folder(house.scratch, str(attempt.attempt)) as scratch,
     ):
-        journal = Journal(house.store.open(), job.name, fingerprint.id, partition)
         earlier = Earlier.read(house.warehouse, job, partition, fingerprint)
+        assignment = _assignment(attempt, house, earlier)
+        journal = assignment.journal
         with timings("plan"), _keeping_rejects(house, attempt):
             plan = _plan(job, partition, journal, earlier, house.store, scratch)
         with plan, _pool(job, fingerprint, house, attempt, report) as pool:
             with timings("infer"), _counting(house, attempt, pool, prices) as cost:
-                pool.infer(plan, _assignment(attempt, house))
+                pool.infer(plan, assignment)
             with stage_of(house.warehouse, job, attempt) as stage:
                 with timings("stage"):
                     filled = fill_stage(job, plan, journal, stage, attempt.attempt, earlier)
                 with timings("audit"):
-                    audited = audit(job, plan, filled, stage.preview)
+                    history = History.read(house.warehouse, job, partition)
+                    audited = audit(
+                        job, partition, plan, filled, stage.preview, history, earlier.dropped
+                    )
                 if not audited.passed:
                     # A crash of Postgres empties the stage: that is no fault of the rows.
                     stage.check_held(filled.staged)
+                    record_failed_audit(house.warehouse, attempt, plan, filled, audited)
                     raise AuditFailedError(audited)
                 inference = measured(plan, filled, pool.samples, timings.seconds["infer"])
                 rows = sample(job, stage.preview)
@@ -282,6 +296,12 @@ def _pool(
     if ends_at is not None:
         time_left = (ends_at - dt.datetime.now(tz=dt.UTC)).total_seconds()
 
+    teller = Teller(house.warehouse, attempt)
+
+    def tell(progress: PoolProgress) -> None:
+        teller(progress)
+        report(progress)
+
     def note(decision: Mapping[str, Any]) -> None:
         try:
             record.add_decision(house.warehouse, attempt, decision)
@@ -303,11 +323,11 @@ def _pool(
             note=note,
         ),
         note=note,
-        report=report,
+        report=tell,
     )
 
 
-def _assignment(attempt: Attempt, house: House) -> Assignment:
+def _assignment(attempt: Attempt, house: House, earlier: Earlier) -> Assignment:
     return Assignment(
         job=attempt.job,
         partition=attempt.partition_key,
@@ -315,6 +335,7 @@ def _assignment(attempt: Attempt, house: House) -> Assignment:
         run_id=attempt.run_id,
         fingerprint=attempt.fingerprint,
         store=house.store,
+        again=earlier.again,
     )
 
 

@@ -16,7 +16,6 @@ from assets.fraud_metrics import (
     card_precision,
     precision_recall,
     quality,
-    stability_index,
 )
 
 scored = st.lists(
@@ -77,18 +76,3 @@ def test_all_figures_of_a_perfect_score() -> None:
         "average_precision": 1.0,
         "card_precision": pytest.approx(0.01),
     }
-
-
-def test_stability_tells_the_same_from_another_distribution() -> None:
-    rng = np.random.default_rng(0)
-    before = pl.Series(rng.beta(1, 20, 20_000))
-    assert stability_index(before, before) == pytest.approx(0)
-    assert stability_index(before, pl.Series(rng.beta(1, 20, 1_000))) < 0.05
-    assert stability_index(before, pl.Series(rng.beta(2, 20, 1_000))) > 0.25
-
-
-def test_stability_bears_scores_that_are_nearly_all_the_same() -> None:
-    same = pl.Series([0.1] * 99 + [0.2])
-    assert stability_index(same, same) == pytest.approx(0)
-    assert stability_index(same, pl.Series([0.9] * 10)) > 0.25
-    assert stability_index(same, pl.Series([], dtype=pl.Float64)) > 0.25

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from assets.models.lead_summarizer import PATH
 from tests.benchmarks import (
+    bench_backfill,
     bench_definitions,
     bench_embeddings,
     bench_fraud,
@@ -65,6 +66,7 @@ BENCHMARKS: dict[str, Callable[[Case], list[Figure]]] = {
     "generate": generate,
     "static_batches": bench_static_batches.figures,
     "partition": bench_partition.figures,
+    "backfill": bench_backfill.figures,
     "embeddings": bench_embeddings.figures,
     "recommendations": bench_recommendations.figures,
     "spot": bench_spot.figures,
@@ -85,6 +87,10 @@ def main() -> int:
         "--plumbing-rows", type=int, nargs=2, default=(100_000, 1_000_000), metavar="N"
     )
     parser.add_argument("--traces", default="", help="a directory of spot traces")
+    parser.add_argument("--partitions", type=int, default=30, help="days of the backfill")
+    parser.add_argument(
+        "--peers", type=int, default=30, help="days that the peer infers; fewer are extrapolated"
+    )
     chosen = parser.parse_args()
     unknown = [name for name in chosen.names if name not in BENCHMARKS]
     if unknown:
@@ -95,6 +101,8 @@ def main() -> int:
         runs=chosen.runs,
         plumbing_rows=tuple(chosen.plumbing_rows),
         traces=chosen.traces,
+        partitions=chosen.partitions,
+        peers=min(chosen.peers, chosen.partitions),
         max_model_len=_context(Path(chosen.model)),
     )
     figures: list[Figure] = []

@@ -38,6 +38,8 @@ class Case:
         max_model_len: longest prompt and text together.
         kv_cache_gib: memory for attention on CPU.
         traces: a directory of spot traces; empty: where they usually are.
+        partitions: days of the backfill.
+        peers: how many of the backfill's days the peer really infers; fewer are extrapolated.
     """
 
     model: str
@@ -50,6 +52,8 @@ class Case:
     max_model_len: int = 1024
     kv_cache_gib: int = 2
     traces: str = ""
+    partitions: int = 30
+    peers: int = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import traceback
-from typing import Any
 
-from assets.fraud import fraud_scores
-from overnight.engines.sizes import BatchSizes
 from overnight.home import Home
 from overnight.run import run_partition
 from overnight.warehouse.connect import Warehouse
+from tests.chaos.fraud_job import JOB
 from tests.chaos.step import PUBLISHED, RETRY
 from tests.support.shop import house
 
 
 def main() -> int:
-    # Small batches and splits: more places for a kill to fall between.
-    engine: Any = fraud_scores.engine
-    sizes = BatchSizes(batch_rows=4, window_rows=8)
-    job = dataclasses.replace(
-        fraud_scores, engine=dataclasses.replace(engine, sizes=sizes), split_rows=25
-    )
     home = Home.from_env().path
     try:
         with Warehouse.open(home=home) as warehouse:
-            report = run_partition(job, sys.argv[1], run_id="chaos", house=house(warehouse, home))
+            report = run_partition(JOB, sys.argv[1], run_id="chaos", house=house(warehouse, home))
     except Exception:  # noqa: BLE001 - the orchestrator tries again whatever it was
         traceback.print_exc()
         return RETRY

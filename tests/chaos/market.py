@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from ray.cluster_utils import Cluster
 
+from overnight.workers.cluster import HEALTH_CHECKS
 from overnight.workers.machines import MARKET_LABEL, ZONE_LABEL
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Machine:
         return time.time() + in_s
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that Ray has started on it for actors."""
-        return [p for p in self._processes() if _command(p).startswith("ray::")]
+        """The processes of our workers on it."""
+        return [p for p in self._processes() if _command(p).startswith("ray::Worker")]
 
     def has_engine(self) -> bool:
         """Whether a vLLM runs on it, or starts."""
@@ -118,6 +119,7 @@ def open_market(folder: Path) -> Iterator[SpotMarket]:
             "object_store_memory": MEMORY,
             "include_dashboard": False,
             "labels": {MARKET_LABEL: "on-demand"},
+            "_system_config": HEALTH_CHECKS,
         },
     )
     try:

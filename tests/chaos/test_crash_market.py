@@ -128,6 +128,6 @@ def test_a_machine_that_goes_passes_the_points_on_record(spot: Spot, tmp_path: P
     with spot.land("2026-12-04") as trial:
         step = spot.go(trial, on_machine, in_step)
     trial.verdict().check()
-    assert "drains: its machine will be taken away" in step.output
+    assert "loses its machine" in step.output
     check("machine", on_machine.count())
     check("market", in_step.count())

@@ -27,7 +27,7 @@ ROWS = 20
 @pytest.mark.sweep
 @pytest.mark.parametrize(
     ("at_once", "at"),
-    [(2, 9), *((4, n) for n in range(0, ROWS, 3))],
+    [(2, 10), *((4, n) for n in range(0, ROWS, 3))],
 )
 def test_an_engine_that_dies_of_a_row_loses_that_row_alone(
     warehouse: Warehouse, home: Path, ray_head: str, at_once: int, at: int

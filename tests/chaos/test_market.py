@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from tests.chaos.market_step import INTERRUPTED, MISSED, PUBLISHED
 from tests.support import shop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tests.chaos.lab import Step
 
@@ -61,13 +62,21 @@ class Night:
     def typed(self) -> int:
         return self.counter.stat().st_size
 
-    def start(self, *arguments: str) -> Step:
+    def start(self, *arguments: str, variables: Mapping[str, str] | None = None) -> Step:
         return self.lab.start(
-            self.day, "--counter", str(self.counter), *arguments, module="tests.chaos.market_step"
+            self.day,
+            *("--counter", str(self.counter), *arguments),
+            module="tests.chaos.market_step",
+            variables=variables,
         )
 
     def until_typed(self, share: float, step: Step) -> None:
         assert wait_for(lambda: self.typed >= share * self.letters, step), step.output
+
+    def attempts(self) -> set[int]:
+        query = sa.text("SELECT _attempts FROM published.reversed_lines WHERE partition_key = :day")
+        with self.lab.warehouse.connect() as connection:
+            return set(connection.execute(query, {"day": self.day}).scalars())
 
     def check(self) -> None:
         expected = {key: text[::-1] for key, text in self.texts.items()}
@@ -101,6 +110,44 @@ def test_without_notice_a_row_costs_at_most_what_was_typed_since_the_last_flush(
     night.check()
     # Eight rows at once, a letter in 10 ms: two seconds of one machine's work.
     assert 0 <= night.typed - night.letters <= 8 * 200
+
+
+def test_a_machine_that_is_lost_is_replaced_by_one_that_was_spare(
+    lab: Lab, market: SpotMarket
+) -> None:
+    market.launch()
+    market.launch()
+    night = Night(lab, "2026-07-09")
+    step = night.start("--workers", "1")
+    night.until_typed(0.3, step)
+    (busy,) = [machine for machine in market.machines if machine.workers()]
+    market.take_away(busy)
+    assert step.wait() == PUBLISHED, step.output
+    night.check()
+    assert 0 <= night.typed - night.letters <= 8 * 200
+    assert "interrupted=1" in step.output
+    # Those that were cut off went on where they were, and it shows.
+    assert night.attempts() == {1, 2}
+
+
+def test_a_worker_that_was_only_out_of_reach_types_nothing_twice(
+    lab: Lab, market: SpotMarket
+) -> None:
+    market.launch()
+    night = Night(lab, "2026-07-10")
+    # Ray's own fault injection: calls arrive, and their callers are told that they failed.
+    faults = {
+        "CoreWorkerService.grpc_client.PushTask": {
+            "num_failures": 12,
+            "in_flight_failure_prob": 30,
+        }
+    }
+    step = night.start(variables={"RAY_testing_rpc_failure": json.dumps(faults)})
+    assert step.wait() == PUBLISHED, step.output
+    night.check()
+    assert "answers again" in step.output
+    # Each time it drops what it types, as of the last flush.
+    assert 0 <= night.typed - night.letters <= 12 * 8 * 50
 
 
 @pytest.mark.sweep

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from overnight.crashpoints import VARIABLE
 from tests.chaos.lab import rows_of, wait_for
 from tests.chaos.step import PUBLISHED
 from tests.chaos.test_kill import retried
@@ -21,11 +22,14 @@ from tests.chaos.verdict import verdict
 from tests.chaos.watch import Flushes, Reader
 
 if TYPE_CHECKING:
-    from tests.chaos.engine import Log
     from tests.chaos.lab import Lab, Step
 
 MERGE = ("--publish", "merge")
 VICTIMS = ("step", "postgres")
+_POINTS = (
+    *("stage.before_copy", "stage.after_copy", "merge.before_keep", "merge.after_keep"),
+    *("publish.before_commit", "publish.after_commit"),
+)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +56,17 @@ def test_a_kill_while_merging_loses_nothing_and_touches_nothing_that_stays(
         Reader(lab.warehouse.url(hide_password=False), day) as reader,
         Flushes(lab.journal, day) as flushes,
     ):
-        step = lab.start(day, *MERGE)
-        kill(lab, victim, step, log, random.Random(f"{victim}-{seed}"), len(changed))
+        rng = random.Random(f"{victim}-{seed}")
+        # One kill in two falls into staging and publishing, the others into inference.
+        late = rng.random() < 0.5
+        if late and victim == "step":
+            step = lab.start(day, *MERGE, variables={VARIABLE: f"{rng.choice(_POINTS)}:1"})
+            assert step.wait() == -signal.SIGKILL, step.output
+        else:
+            step = lab.start(day, *MERGE)
+            after = len(changed) if late else rng.randrange(1, len(changed))
+            assert wait_for(lambda: rows_of(log.inferred()) >= after, step), step.output
+            kill(lab, victim, step)
         killed_at = time.time()
         retried(lab, day, step, *MERGE)
     verdict(
@@ -94,18 +107,13 @@ def test_an_attempt_that_wakes_up_after_a_newer_one_cannot_merge(lab: Lab) -> No
     assert dict(lab.published(day)) == newest.expected != stale.expected
 
 
-def kill(lab: Lab, victim: str, step: Step, log: Log, rng: random.Random, rows: int) -> None:
-    """One kill in two falls into staging and publishing, the others into inference."""
-    late = rng.random() < 0.5
-    after = rows if late else rng.randrange(1, rows)
-    if not wait_for(lambda: rows_of(log.inferred()) >= after, step):
-        return
-    time.sleep(rng.uniform(0, 0.5 if late else 0.1))
-    if not step.running:
-        return
+def kill(lab: Lab, victim: str, step: Step) -> None:
+    """Kill the step, which must be at work, or the Postgres that it works with."""
     if victim == "step":
         step.signal(signal.SIGKILL)
+        assert step.wait() == -signal.SIGKILL, "it ended before it could be killed"
         return
     pid = lab.warehouse.server_pid
     assert pid is not None
+    assert step.running, "it ended before Postgres could be killed"
     psutil.Process(pid).kill()

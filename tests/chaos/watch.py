@@ -6,18 +6,24 @@ import contextlib
 import hashlib
 import itertools
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from overnight.journal import Journal
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
+
+    from overnight.run import House
 
 POLL_S = 0.01
+PATIENCE_S = 60
 _CONTENT = (
     "SELECT md5(coalesce(string_agg(line_id || '=' || reversed, ',' ORDER BY line_id), '')) "
     "FROM published.reversed_lines WHERE partition_key = %s"
@@ -28,6 +34,27 @@ def digest(content: Mapping[str, str]) -> str:
     """What the reader sees of a partition that holds this, key to text, and nothing else."""
     text = ",".join(f"{key}={content[key]}" for key in sorted(content))
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def rows_journalled(house: House, job: str, day: str) -> int:
+    """How many rows of a partition are durable, under whatever fingerprint."""
+    store = house.store.open()
+    prefix = f"journal/{job}/"
+    known = {tuple(entry.key.removeprefix(prefix).split("/")[:2]) for entry in store.list(prefix)}
+    return sum(
+        Journal(store, job, fingerprint, there).done().height
+        for fingerprint, there in known
+        if there == day
+    )
+
+
+def until_journalled(house: House, job: str, day: str, rows: int, step: Any) -> None:
+    """Wait until so many rows are durable; the step, a `Popen`, must be at work until then."""
+    give_up = time.monotonic() + PATIENCE_S
+    while rows_journalled(house, job, day) < rows:
+        assert step.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < give_up, "too few rows were journalled"
+        time.sleep(POLL_S)
 
 
 class _Watch:

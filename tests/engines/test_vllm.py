@@ -122,6 +122,20 @@ def test_the_sizes_are_those_that_were_set(engine: Any) -> None:
     assert engine.capacity >= 2 * SEQUENCES
 
 
+def test_gauges_say_how_full_the_batch_and_the_cache_are(engine: Engine) -> None:
+    rows = pa.array(range(2 * SEQUENCES), pa.int64())
+    engine.submit(pa.table({"row": rows, "request": [f"question {n}" for n in rows.to_pylist()]}))
+    seen = []
+    while engine.in_flight:
+        engine.step()
+        seen.append(engine.stats())
+    assert max(gauges["running"] for gauges in seen) == SEQUENCES
+    assert max(gauges["batch_occupancy"] for gauges in seen) == 1.0
+    assert max(gauges["waiting"] for gauges in seen) > 0
+    assert all(0 <= gauges["kv_cache_usage"] <= 1 for gauges in seen)
+    assert any(gauges["kv_cache_usage"] > 0 for gauges in seen)
+
+
 def test_an_aborted_row_never_comes_back(engine: Any) -> None:
     rows = pa.array([5, 6], pa.int64())
     engine.submit(pa.table({"row": rows, "request": ["first", "second"]}))

@@ -31,6 +31,9 @@ NO_MACHINES = (
     "SpotMaxPriceTooLow",
     "UnfulfillableCapacity",
     "InsufficientCapacity",
+    "InsufficientFreeAddressesInSubnet",
+    "InstanceLimitExceeded",
+    "VcpuLimitExceeded",
 )
 TYPES = ("g6.2xlarge", "g5.2xlarge", "g6e.2xlarge")
 

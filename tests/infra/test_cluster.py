@@ -23,9 +23,10 @@ import pytest
 from tests.infra import cluster_file
 from tests.infra.autoscaling import head_of, write_config
 from tests.infra.ec2 import tags
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.infra.ec2 import Ec2
 
@@ -50,13 +51,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def wait_until(done: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 class RayProcesses:
@@ -168,7 +162,7 @@ def test_an_actor_for_spot_brings_a_machine_from_the_next_group_and_takes_it_awa
     ray_processes.start(quick["head_start_ray_commands"][-1], head_of(quick), "head", config_path)
     job = ray_processes.ask()
 
-    wait_until(machines.workers, "no machine was started for the actor")
+    until(machines.workers, "no machine was started for the actor", seconds=DEADLINE_S)
     (made,) = machines.workers()
     group = tags(made)["ray-user-node-type"]
     assert (group, made["InstanceLifecycle"]) == ("spot-g5", "spot")
@@ -180,5 +174,5 @@ def test_an_actor_for_spot_brings_a_machine_from_the_next_group_and_takes_it_awa
     assert "'ray.io/market-type': 'spot'" in said
     assert "'ray.io/node-group': 'spot-g5'" in said
 
-    wait_until(lambda: not machines.workers(), "the idle machine was not ended")
+    until(lambda: not machines.workers(), "the idle machine was not ended", seconds=DEADLINE_S)
     assert machines.instance(made["InstanceId"])["State"]["Name"] == "terminated"

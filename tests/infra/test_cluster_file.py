@@ -15,6 +15,7 @@ import pytest
 import yaml
 from click import ClickException
 
+from overnight.workers.cluster import HEALTH_CHECKS
 from overnight.workers.machines import INSTANCE_LABEL
 from tests.infra import cluster_file
 
@@ -79,6 +80,14 @@ def test_imdsv2_is_required_of_every_machine(resolved: dict[str, Any]) -> None:
     for name, each in resolved["available_node_types"].items():
         options = each["node_config"]["MetadataOptions"]
         assert (options["HttpTokens"], options["HttpEndpoint"]) == ("required", "enabled"), name
+
+
+def test_the_head_misses_dead_machines_as_soon_as_one_of_ours_does(
+    resolved: dict[str, Any],
+) -> None:
+    (started,) = [c for c in resolved["head_start_ray_commands"] if "ray start" in c]
+    told = dict(re.findall(r"RAY_(health_check_\w+)=(\d+)", started))
+    assert {name: int(value) for name, value in told.items()} == HEALTH_CHECKS
 
 
 def test_there_is_no_secret_in_it() -> None:

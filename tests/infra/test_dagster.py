@@ -8,39 +8,43 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
 import yaml
 from dagster import DagsterInstance
 
-from overnight.dev import DAGSTER_YAML
+from overnight.dev import DAGSTER_YAML, dagster_home
+from overnight.home import Home
+from overnight.warehouse.embedded import EmbeddedServer
+from resources.history import EmbeddedHistory, history_url
 from tests.infra.dying import PIDS
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 PRODUCTION = ROOT / "infra" / "dagster" / "dagster.yaml"
 DEADLINE_S = 120
 
 
-def wait_until(done: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 @pytest.fixture
-def production(tmp_path: Path) -> Iterator[DagsterInstance]:
-    """A Dagster instance that is set up by production's file."""
-    shutil.copy(PRODUCTION, tmp_path / "dagster.yaml")
-    with DagsterInstance.from_config(str(tmp_path)) as instance:
-        yield instance
+def production(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DagsterInstance]:
+    """A Dagster instance that is set up by production's file, on a PostgreSQL of its own."""
+    server = EmbeddedServer(home / "warehouse")
+    server.join()
+    try:
+        monkeypatch.setenv("OVERNIGHT_DAGSTER_URL", history_url(server))
+        shutil.copy(PRODUCTION, tmp_path / "dagster.yaml")
+        with DagsterInstance.from_config(str(tmp_path)) as instance:
+            yield instance
+    finally:
+        server.leave()
 
 
 @pytest.fixture
@@ -83,15 +87,32 @@ def test_dagster_reads_the_settings_as_they_are_meant(production: DagsterInstanc
     queue = production.get_concurrency_config()
     assert queue.run_queue_config is not None
     assert queue.run_queue_config.max_concurrent_runs == 4
-    assert queue.pool_config.default_pool_limit == 1
+    assert queue.pool_config.default_pool_limit == 2
     assert queue.pool_config.pool_granularity is not None
-    assert queue.pool_config.pool_granularity.value == "op"
+    assert queue.pool_config.pool_granularity.value == "run"
+    assert production.run_coordinator.dequeue_interval_seconds == 1
 
 
 def test_development_has_productions_settings_but_for_the_storage() -> None:
     production = yaml.safe_load(PRODUCTION.read_text())
     production.pop("storage", None)
     assert yaml.safe_load(DAGSTER_YAML) == production
+
+
+def test_development_keeps_its_history_in_the_embedded_postgresql(home: Path) -> None:
+    place = dagster_home(Home(path=home, store_url=(home / "store").as_uri()))
+    with DagsterInstance.from_config(str(place)) as instance:
+        instance.add_dynamic_partitions("a", ["b"])
+        # As a run's own process gets it.
+        with DagsterInstance.from_ref(instance.get_ref()) as again:
+            assert again.get_dynamic_partitions("a") == ["b"]
+            assert isinstance(again._storage, EmbeddedHistory)
+    assert not list(place.rglob("*.db"))
+
+
+def test_a_password_is_in_no_settings() -> None:
+    storage = yaml.safe_load(PRODUCTION.read_text())["storage"]
+    assert storage == {"postgres": {"postgres_url": {"env": "OVERNIGHT_DAGSTER_URL"}}}
 
 
 def test_a_run_whose_process_is_killed_is_run_again(
@@ -110,14 +131,18 @@ def test_a_run_whose_process_is_killed_is_run_again(
     )
     assert launched.returncode == 0, launched.stdout + launched.stderr
     pids = Path(daemon[PIDS])
-    wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"), "the run did not start")
+    until(
+        lambda: pids.exists() and pids.read_text().endswith("\n"),
+        "the run did not start",
+        seconds=DEADLINE_S,
+    )
     os.kill(int(pids.read_text()), signal.SIGKILL)
 
     def ended() -> bool:
         runs = production.get_runs()
         return len(runs) == 2 and all(run.is_finished for run in runs)
 
-    wait_until(ended, "the killed run was not run again")
+    until(ended, "the killed run was not run again", seconds=DEADLINE_S)
     again, killed = production.get_runs()
     assert killed.status is dg.DagsterRunStatus.FAILURE
     assert again.status is dg.DagsterRunStatus.SUCCESS

@@ -31,14 +31,14 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def definitions(**changes: Any) -> dg.Definitions:
+def definitions(cluster: ClusterResource | None = None, **changes: Any) -> dg.Definitions:
     return dg.Definitions.merge(
         dg.Definitions(
             assets=[source_asset(lines, partitions=DAILY, group="tests")],
             resources={
                 "warehouse": WarehouseResource(),
                 "store": StoreResource(),
-                "cluster": ClusterResource(),
+                "cluster": cluster or ClusterResource(),
             },
         ),
         inference_asset(
@@ -75,6 +75,44 @@ def test_a_materialization_tells_what_happened(
     assert schema["weight"].constraints.nullable
     lineage = shown["dagster/column_lineage"].deps_by_column
     assert [dep.column_name for dep in lineage["weight"]] == ["weight"]
+    assert (shown["attempts"], shown["failures"], shown["interruptions"]) == (1, 0, 0)
+    assert f"`overnight dead-letters reversed_lines --partition {DAY}`" in shown["dead_letters"]
+    assert "rejects" not in shown
+
+
+def test_a_run_of_a_backfill_names_its_day_as_a_range_of_one(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, [*map(line, range(10))])
+    job = definitions().resolve_job_def("reversed_lines_job")
+    ends = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+    result = job.execute_in_process(instance=instance, tags=dict.fromkeys(ends, DAY))
+    (event,) = result.asset_materializations_for_node("reversed_lines")
+    assert event.partition == DAY
+    assert event.metadata["published"].value == 10
+
+
+def test_a_run_for_several_days_is_refused(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    job = definitions().resolve_job_def("reversed_lines_job")
+    tags = {
+        "dagster/asset_partition_range_start": "2026-11-20",
+        "dagster/asset_partition_range_end": "2026-11-21",
+    }
+    with pytest.raises(dg.Failure, match=r"2026-11-20 to 2026-11-21.*one partition"):
+        job.execute_in_process(instance=instance, tags=tags)
+
+
+def test_a_materialization_leads_to_its_rejects(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, [*map(line, range(60)), "{broken"])
+    result = materialize(instance)
+    (event,) = result.asset_materializations_for_node("reversed_lines")
+    shown = event.metadata["rejects"].value
+    assert f"`overnight rejects lines --partition {DAY}`" in shown
+    assert f"* 1 in `file://{installation}/store/landing/lines/{DAY}/lines.jsonl`" in shown
 
 
 def test_every_check_is_reported_and_blocks(
@@ -87,6 +125,8 @@ def test_every_check_is_reported_and_blocks(
         "reconciliation": True,
         "contract": True,
         "dead_letter_share": True,
+        "reject_share": True,
+        "row_count": True,
         "long_share": True,
     }
     specs = definitions().resolve_asset_graph().asset_check_keys
@@ -125,6 +165,20 @@ def test_a_landing_file_that_changed_changes_the_data_version(
         (event,) = result.asset_materializations_for_node("reversed_lines")
         versions.append((event.tags or {})["dagster/data_version"])
     assert versions[0] == versions[1] != versions[2]
+
+
+def test_a_partition_that_is_right_already_asks_for_no_engine(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, map(line, range(20)))
+    assert materialize(instance).success
+    # Nobody answers there: whoever asks for Ray fails.
+    without = definitions(cluster=ClusterResource(address="127.0.0.1:9"))
+    job = without.resolve_job_def("reversed_lines_job")
+    again = job.execute_in_process(instance=instance, partition_key=DAY, raise_on_error=False)
+    assert again.success
+    (event,) = again.asset_materializations_for_node("reversed_lines")
+    assert event.metadata["published"].value == 20
 
 
 def test_observing_a_source_gives_a_version_to_each_landed_partition(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.spot.watching import Worker, environment, until
+from tests.spot.watching import Worker, environment
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path

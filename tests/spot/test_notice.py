@@ -17,7 +17,8 @@ from overnight.spot.notice import NoticeConfig, NoticeWatcher, WatcherState
 from tests.spot.gce_metadata import GceMetadata
 from tests.spot.imds import ACTION, Imds
 from tests.spot.metadata_server import MISBEHAVIOURS, Misbehaviour
-from tests.spot.watching import config_in, until, watching
+from tests.spot.watching import config_in, watching
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,8 @@ from overnight.spot.machine import CloudState, Machine
 from overnight.spot.metadata import Endpoint
 from overnight.spot.poller import SharedPoller
 from tests.spot.imds import ACTION, REBALANCE, TOKEN, Imds
-from tests.spot.watching import Worker, environment, until
+from tests.spot.watching import Worker, environment
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,15 +8,14 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from overnight.spot.notice import NoticeConfig, NoticeWatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
     from overnight.spot.notice import Notice
@@ -24,18 +23,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.05
 _NOT_OURS = ("OVERNIGHT_NOTICE", "AWS_EC2_METADATA", "GCE_METADATA")
-
-
-T = TypeVar("T")
-
-
-def until(condition: Callable[[], T], timeout_s: float = 30.0) -> T:
-    """The first value of `condition` that is true."""
-    end = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < end, "this did not become true"
-        time.sleep(0.01)
-    return value
 
 
 def config_in(directory: Path, **variables: str) -> NoticeConfig:

@@ -18,7 +18,7 @@ import polars as pl
 import psutil
 import sqlalchemy as sa
 
-from overnight.lineage import record
+from overnight.lineage import record, tables
 from overnight.warehouse.publications import DEAD_LETTERS
 from overnight.warehouse.publish import Publication
 from overnight.warehouse.table import add_key, ensure_table, system_columns
@@ -178,5 +178,6 @@ def kill_server(warehouse: Warehouse) -> None:
 
 def forget_lineage(connection: sa.Connection) -> None:
     """Empty the tables of what was tried and published."""
-    for table in ("ledger", "dead_letters", "rejects", "inputs", "runs", "partitions", "attempts"):
-        connection.exec_driver_sql(f"DELETE FROM lineage.{table}")
+    for table in reversed(tables.METADATA.sorted_tables):
+        if table is not tables.fingerprints:
+            connection.execute(sa.delete(table))

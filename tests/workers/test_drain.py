@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,10 @@ from overnight.journal import Journal
 from overnight.store import StoreConfig
 from overnight.workers.loop import Provenance, WorkerLoop
 from tests.support.typist import Typist, TypistEngine
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from overnight.journal import JournalWriter
@@ -54,17 +54,10 @@ def done(journal: Journal) -> dict[bytes, str]:
     return {row["input_hash"]: row["text"] for table in tables for row in table.to_pylist()}
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.005)
-
-
 def handed_back(loop: WorkerLoop, table: pa.Table, writer: JournalWriter, seconds: float) -> Any:
     """Drain while all rows are in flight; the error of the split's ticket."""
     ticket = loop.run("s", table, writer, by(1))
-    until(lambda: loop.progress().in_flight > 0)
+    until(lambda: loop.progress().in_flight > 0, seconds=WAIT)
     loop.drain(seconds)
     error = ticket.exception(WAIT)
     assert isinstance(error, DrainingError)
@@ -142,7 +135,7 @@ def test_an_engine_whose_rows_cannot_stop_finishes_what_it_computes(journal: Jou
     loop = WorkerLoop(TrivialReverse(window=8, batch=8))
     with journal.writer(attempt=1, worker="w1") as writer:
         ticket = loop.run("s", split(["!slow 3000 abc"] * 8 + ["def"] * 100), writer, by(1))
-        until(lambda: loop.progress().in_flight > 0)
+        until(lambda: loop.progress().in_flight > 0, seconds=WAIT)
         loop.drain(20.0)
         error = ticket.exception(WAIT)
         assert loop.drained(WAIT)
@@ -163,9 +156,9 @@ def test_without_notice_a_row_is_kept_as_of_the_last_flush(
         states = journal.partials()
         return 0 if states is None else len(states["partial"][0].as_py()["text"])
 
-    until(lambda: kept() > 50)
+    until(lambda: kept() > 50, seconds=WAIT)
     before = kept()
-    until(lambda: kept() > before)
+    until(lambda: kept() > before, seconds=WAIT)
     loop.abort(1)
     loop.close()
     writer.close()

@@ -281,6 +281,16 @@ def test_any_set_of_killers_is_found_within_a_bounded_number_of_starts(
     assert loop.progress().engine_starts <= 1 + each * len(killers)
 
 
+@given(rows=st.integers(2, 300))
+def test_an_engine_that_no_row_killed_costs_two_rounds(rows: int) -> None:
+    search, groups = Bisection(range(rows)), []
+    while (group := search.next()) is not None:
+        groups.append(group)
+        search.passed()
+    assert [row for group in groups for row in group] == list(range(rows))
+    assert len(groups) == 2
+
+
 @given(rows=st.integers(1, 300), data=st.data())
 def test_bisection_alone_decides_every_suspect(rows: int, data: st.DataObject) -> None:
     killers = data.draw(st.sets(st.integers(0, rows - 1), min_size=1, max_size=5))

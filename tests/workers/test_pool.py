@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,21 +20,13 @@ from overnight.warehouse.connect import Warehouse
 from overnight.workers.cluster import NAMESPACE, ClusterConfig
 from tests.support import shop
 from tests.support.shop import DAY, Paced, PacedEngine, line, reversing, write_lines
+from tests.support.waiting import until
 from tests.warehouse.helpers import open_home
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pyarrow as pa
 
 ROOT = Path(__file__).parents[2]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        time.sleep(0.05)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +88,7 @@ def test_an_idle_engine_is_released(warehouse: Warehouse, home: Path) -> None:
     job = reversing(engine=Paced(window=32, batch=16, log=str(home / "idle")))
     before = set(workers())
     run_partition(job, DAY, run_id="r", house=house)
-    wait_for(lambda: set(workers()) <= before)
+    until(lambda: set(workers()) <= before)
 
 
 @pytest.mark.usefixtures("ray_head")

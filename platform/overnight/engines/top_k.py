@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from overnight.engines.base import FAILURE, REQUEST, ROW
+from overnight.engines.base import FAILURE, ROW
+from overnight.engines.batch_queue import BatchQueue
 from overnight.engines.cores import usable_cores
 from overnight.engines.factors import FactorModel
 from overnight.engines.recommend import Histories, Recommended, Recommender
@@ -30,7 +31,6 @@ Device = Literal["auto", "cuda", "cpu"]
 
 _DEVICES = ("auto", "cuda", "cpu")
 _HISTORY = pa.struct([("items", pa.list_(pa.int64())), ("weights", pa.list_(pa.float32()))])
-_WAITING = pa.schema([(ROW, pa.int64()), (REQUEST, _HISTORY)])
 _RESULT = pa.schema(
     [
         ("items", pa.list_(pa.int64())),
@@ -115,7 +115,6 @@ class TopKEngine:
 
     def __init__(self, spec: TopK) -> None:
         self.capacity = spec.sizes.window_rows
-        self._batch = spec.sizes.batch_rows
         model = spec.model.resolve()
         self._version = model.version
         self._recommender = Recommender(
@@ -124,18 +123,17 @@ class TopKEngine:
             threads=spec.sizes.threads or usable_cores(),
             device=spec.device,
         )
-        self._waiting = _WAITING.empty_table()
+        self._queue = BatchQueue(_HISTORY, spec.sizes.batch_rows)
         self._suspects: list[int] = []
 
     @property
     def in_flight(self) -> int:
         """Rows submitted and not handed back yet."""
-        return int(self._waiting.num_rows)
+        return len(self._queue)
 
     def submit(self, requests: pa.Table) -> None:
         """Append to the queue; numbers of other types are cast."""
-        waiting = requests.select(_WAITING.names).cast(_WAITING)
-        self._waiting = pa.concat_tables([self._waiting, waiting])
+        self._queue.add(requests)
 
     def step(self) -> pa.Table:
         """Compute the oldest batch.
@@ -143,9 +141,7 @@ class TopKEngine:
         Raises:
             EngineDied: if the arithmetic fails; every row of the batch is under suspicion.
         """
-        batch = self._waiting.slice(0, self._batch)
-        self._waiting = self._waiting.slice(batch.num_rows)
-        requests, rows = (batch[name].combine_chunks() for name in (REQUEST, ROW))
+        rows, requests = self._queue.next()
         failures = _failures(requests)
         fine = pa.array([failure is None for failure in failures], pa.bool_())
         try:
@@ -163,8 +159,7 @@ class TopKEngine:
 
     def abort(self, rows: Sequence[int]) -> None:
         """Forget these rows."""
-        keep = pc.invert(pc.is_in(self._waiting[ROW], pa.array(rows, pa.int64())))
-        self._waiting = self._waiting.filter(keep)
+        self._queue.forget(rows)
 
     def suspects(self) -> list[int]:
         """The rows of the step that died."""
@@ -172,7 +167,7 @@ class TopKEngine:
 
     def stats(self) -> Mapping[str, float]:
         """Queue depth only."""
-        return {"waiting": float(self.in_flight)}
+        return self._queue.stats()
 
     def close(self) -> None:
         """End the threads."""

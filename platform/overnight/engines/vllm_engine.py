@@ -131,8 +131,11 @@ class VllmEngine:
             self._llm.abort_request(ids)
 
     def stats(self) -> Mapping[str, float]:
-        """Rows running and waiting, share of the KV cache in use, prefix cache hit share."""
-        return self._gauges.values
+        """Rows running and waiting, and as shares: KV cache in use, and how full the batch is."""
+        values = self._gauges.values
+        if not values:
+            return values
+        return {**values, "batch_occupancy": values["running"] / self._max_num_seqs}
 
     def close(self) -> None:
         """End the engine's process, wait until it has ended, and free what it held.

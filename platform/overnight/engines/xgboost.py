@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import threadpoolctl
 
-from overnight.engines.base import FAILURE, REQUEST, ROW
+from overnight.engines.base import FAILURE, ROW
+from overnight.engines.batch_queue import BatchQueue
 from overnight.engines.contributions import Contributions, exact
 from overnight.engines.cores import usable_cores
 from overnight.engines.sizes import BatchSizes
@@ -47,7 +48,6 @@ _FEATURES = pa.list_(pa.float32())
 _SCORED = pa.schema(
     [("score", pa.float32()), ("contributions", _FEATURES), ("model_version", pa.string())]
 )
-_WAITING = pa.schema([(ROW, pa.int64()), (REQUEST, _FEATURES)])
 # Contributions take about 1 us a row of a shallow model, and 30 us or more where they cannot be
 # looked up: a batch is some tenths of a second of a core's work even then.
 _SIZES = BatchSizes(batch_rows=4096, window_rows=16_384)
@@ -135,7 +135,6 @@ class XgboostEngine:
 
     def __init__(self, spec: XgboostScore) -> None:
         self.capacity = spec.sizes.window_rows
-        self._batch = spec.sizes.batch_rows
         self._features = spec.features
         self._threads = spec.sizes.threads or usable_cores()
         model = spec.model.resolve()
@@ -147,19 +146,17 @@ class XgboostEngine:
         self._booster.set_param({"device": device, "nthread": self._threads})
         # A GPU computes them about as fast as they can be looked up.
         self._tables = Contributions.tabulate(self._booster) if device == "cpu" else None
-        self._waiting = _WAITING.empty_table()
+        self._queue = BatchQueue(_FEATURES, spec.sizes.batch_rows)
         self._suspects: list[int] = []
 
     @property
     def in_flight(self) -> int:
         """Rows submitted and not handed back yet."""
-        return int(self._waiting.num_rows)
+        return len(self._queue)
 
     def submit(self, requests: pa.Table) -> None:
         """Append to the queue; lists of other numbers are cast to float32."""
-        self._waiting = pa.concat_tables(
-            [self._waiting, requests.select(_WAITING.names).cast(_WAITING)]
-        )
+        self._queue.add(requests)
 
     def step(self) -> pa.Table:
         """Compute the oldest batch.
@@ -167,20 +164,19 @@ class XgboostEngine:
         Raises:
             EngineDied: if XGBoost fails; every row of the batch is under suspicion.
         """
-        batch = self._waiting.slice(0, self._batch).combine_chunks()
-        self._waiting = self._waiting.slice(batch.num_rows)
-        failures = _failures(batch[REQUEST], self._features)
+        rows, requests = self._queue.next()
+        failures = _failures(requests, self._features)
         good = pc.is_null(failures)
-        flat = batch[REQUEST].filter(good).combine_chunks().flatten()
+        flat = requests.filter(good).flatten()
         matrix = flat.to_numpy(zero_copy_only=False).reshape(-1, len(self._features))
         try:
             scores, contributions = self._predict(matrix)
         except Exception as error:
-            self._suspects = batch[ROW].to_pylist()
+            self._suspects = rows.to_pylist()
             raise EngineDied(f"XGBoost failed: {error}") from error
         return pa.table(
             {
-                ROW: batch[ROW],
+                ROW: rows,
                 FAILURE: failures,
                 "score": _spread(pa.array(scores), good),
                 "contributions": _spread(_lists(contributions), good),
@@ -190,8 +186,7 @@ class XgboostEngine:
 
     def abort(self, rows: Sequence[int]) -> None:
         """Forget these rows."""
-        keep = pc.invert(pc.is_in(self._waiting[ROW], pa.array(rows, pa.int64())))
-        self._waiting = self._waiting.filter(keep)
+        self._queue.forget(rows)
 
     def suspects(self) -> list[int]:
         """The rows of the step that died."""
@@ -199,7 +194,7 @@ class XgboostEngine:
 
     def stats(self) -> Mapping[str, float]:
         """Queue depth only."""
-        return {"waiting": float(self.in_flight)}
+        return self._queue.stats()
 
     def close(self) -> None:
         """Nothing to free but memory."""
@@ -210,11 +205,11 @@ class XgboostEngine:
 
         if not len(matrix):
             return np.empty(0, np.float32), np.empty(matrix.shape, np.float32)
-        data = xgboost.DMatrix(matrix, feature_names=list(self._features), nthread=self._threads)
-        scores = self._booster.predict(data)
         if self._tables is not None:
+            scores = self._booster.inplace_predict(matrix, validate_features=False)
             return scores, self._tables.of(matrix)
-        return scores, exact(self._booster, data)
+        data = xgboost.DMatrix(matrix, feature_names=list(self._features), nthread=self._threads)
+        return self._booster.predict(data), exact(self._booster, data)
 
 
 def load(file: Path, features: Sequence[str]) -> xgboost.Booster:
@@ -272,9 +267,8 @@ def _device(wanted: Device) -> str:
     return wanted
 
 
-def _failures(requests: pa.ChunkedArray, features: Sequence[str]) -> pa.Array:
+def _failures(lists: pa.ListArray, features: Sequence[str]) -> pa.Array:
     """Why a request cannot be scored; null where it can. NaN is a value that is missing."""
-    lists = requests.combine_chunks()
     reasons: list[str | None] = [None] * len(lists)
     lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy()
     for row in np.flatnonzero(lengths != len(features)):

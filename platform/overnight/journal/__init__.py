@@ -10,8 +10,9 @@ To resume is to list the shards, read the keys, and subtract.
 
 from __future__ import annotations
 
+from overnight.journal.again import void
 from overnight.journal.gc import collect
 from overnight.journal.reader import Journal
 from overnight.journal.writer import JournalWriter
 
-__all__ = ["Journal", "JournalWriter", "collect"]
+__all__ = ["Journal", "JournalWriter", "collect", "void"]

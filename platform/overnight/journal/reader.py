@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from overnight.journal import partial, shard
+from overnight.journal.again import void
 from overnight.journal.writer import JournalWriter
 
 if TYPE_CHECKING:
@@ -36,9 +37,27 @@ _LISTINGS = 10
 class Journal:
     """The records of one (job, fingerprint, partition). Thread-safe."""
 
-    def __init__(self, store: Store, job: str, fingerprint: str, partition: str) -> None:
-        """Nothing is read or created yet."""
+    def __init__(
+        self,
+        store: Store,
+        job: str,
+        fingerprint: str,
+        partition: str,
+        *,
+        again: pl.DataFrame | None = None,
+    ) -> None:
+        """Nothing is read or created yet.
+
+        Args:
+            store: where it is.
+            job: whose.
+            fingerprint: of what was inferred with.
+            partition: of the job.
+            again: rows that somebody wants inferred again: `input_hash`, and `until`, the last
+                attempt whose record of it counts for nothing.
+        """
         self._store = store
+        self._again = None if again is None or again.is_empty() else again
         self.prefix = shard.prefix_of(job, fingerprint, partition)
 
     def writer(
@@ -90,7 +109,11 @@ class Journal:
             if not fresh:
                 return
             seen.update(entry.key for entry in fresh)
-            yield from self._read(fresh, columns)
+            if self._again is None:
+                yield from self._read(fresh, columns)
+            else:
+                needed = None if columns is None else [*columns, "attempt"]
+                yield from (_counting(table, self._again) for table in self._read(fresh, needed))
 
     def done(self) -> pl.DataFrame:
         """What needs no inference: `input_hash` (Binary, unique), `failed` (Boolean).
@@ -202,6 +225,12 @@ def _batched(tables: Iterable[pa.Table]) -> Iterator[pl.DataFrame]:
             batch, rows, size = [], 0, 0
     if batch:
         yield _frame(batch)
+
+
+def _counting(table: pa.Table, again: pl.DataFrame) -> pa.Table:
+    """A shard's records less those that count for nothing."""
+    known = pl.DataFrame(table.select(["input_hash", "attempt"]))
+    return table.filter(pa.array((~void(known, again)).to_numpy()))
 
 
 def _frame(tables: list[pa.Table]) -> pl.DataFrame:

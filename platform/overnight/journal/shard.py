@@ -18,7 +18,8 @@ _MAGIC = b"OVNJRNL1"
 _HEADER = struct.Struct("<8sQ32s")
 _NAME = re.compile(r"\d{6,}-[A-Za-z0-9_.-]+-\d{8,}-[0-9a-f]{8}\.arrow")
 _WORKER = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+# A shard is too small for threads to be worth it, least of all beside an engine that has them.
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 RECORD_SCHEMA = pa.schema(
     [

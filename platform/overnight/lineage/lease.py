@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from overnight.warehouse.connect import Warehouse
 
-__all__ = ["PartitionLease", "lease_key"]
+__all__ = ["PartitionLease", "held_leases", "lease_key"]
 
 register("lease.before_take", "lease.after_take", "lease.before_release", "lease.after_release")
 
@@ -34,6 +34,16 @@ _DYING = "1s"
 def lease_key(job: str, partition_key: str) -> int:
     """The 64-bit number of the partition's lock."""
     return lock_key("overnight.partition", job, partition_key)
+
+
+def held_leases(connection: sa.Connection) -> set[int]:
+    """The numbers of all leases that somebody holds now, among other advisory locks."""
+    held = sa.text(
+        "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks "
+        "WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND database = "
+        "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    return set(connection.execute(held).scalars())
 
 
 class PartitionLease:

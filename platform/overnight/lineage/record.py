@@ -39,6 +39,7 @@ __all__ = [
     "finish_attempt",
     "keep_inputs",
     "last_pace",
+    "record_counts",
     "record_dead_letters",
     "record_failure_rejects",
     "record_inputs",
@@ -300,15 +301,20 @@ def record_failure_rejects(
 
     In a transaction of its own: nothing that is published changes.
     """
-    known = {name: count for name, count in counts.columns().items() if count is not None}
     with warehouse.begin() as connection:
         record_rejects(connection, attempt, rejects)
-        if known:
-            connection.execute(
-                sa.update(tables.attempts)
-                .where(tables.attempts.c.attempt == attempt.attempt)
-                .values(known)
-            )
+        record_counts(connection, attempt, counts)
+
+
+def record_counts(connection: sa.Connection, attempt: Attempt, counts: Counts) -> None:
+    """Notes what became of an attempt's rows, in the caller's transaction."""
+    known = {name: count for name, count in counts.columns().items() if count is not None}
+    if known:
+        connection.execute(
+            sa.update(tables.attempts)
+            .where(tables.attempts.c.attempt == attempt.attempt)
+            .values(known)
+        )
 
 
 def record_rejects(connection: sa.Connection, attempt: Attempt, rejects: pl.DataFrame) -> None:

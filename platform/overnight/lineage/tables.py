@@ -14,7 +14,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 __all__ = [
     "METADATA", "SCHEMA", "VIEWS", "attempts", "dead_letters", "fingerprints", "inputs",
-    "ledger", "partitions", "rejects", "runs",
+    "ledger", "partitions", "progress", "rejects", "repairs",
+    "runs",
 ]  # fmt: skip
 
 SCHEMA = "lineage"
@@ -212,6 +213,43 @@ partitions = sa.Table(
     comment="The fence: who may publish a partition, and who did",
 )  # fmt: skip
 
+repairs = sa.Table(
+    "repairs", METADATA,
+    *_job(),
+    _col("key", sa.Text, "The row's key"),
+    _col("input_hash", sa.LargeBinary, "Digest of the row and its request"),
+    _col("inferred_attempt", sa.BigInteger, "The attempt that had made it a dead letter"),
+    _col("action", sa.Text, "retry: infer it again; drop: it is not wanted any more"),
+    _col("reason", sa.Text, "Why, in that person's words", null=True),
+    _col("asked_by", sa.Text, "Who asked, and where"),
+    _col("asked_at", sa.DateTime(timezone=True), "When", server_default=_NOW),
+    sa.CheckConstraint(sa.column("action").in_(("retry", "drop")), name="repairs_action"),
+    sa.Index("repairs_of_partition", "job", "partition_key"),
+    comment="What people decided about dead letters",
+)  # fmt: skip
+
+progress = sa.Table(
+    "progress", METADATA,
+    _attempt(key=True),
+    _col("told_at", sa.DateTime(timezone=True), "When the attempt told this", server_default=_NOW),
+    _col("seconds", sa.Double, "Seconds since workers were asked for"),
+    _count("rows", "Rows inferred so far"),
+    _count("total", "Rows to infer"),
+    _col("rows_per_s", sa.Double, "Rows a second of late"),
+    _col("tokens_per_s", sa.Double, "Tokens a second of late, read and generated"),
+    _count("prompt_tokens", "Tokens read so far"),
+    _count("output_tokens", "Tokens generated so far"),
+    _count("in_flight", "Rows that engines hold"),
+    _count("waiting", "Rows that workers hold for their engines"),
+    _count("workers", "Workers that are ready"),
+    _count("lost", "Workers lost so far"),
+    _count("interrupted", "Workers lost so far because their machine was taken away"),
+    _col("gauges", JSONB, "What the engines say of themselves, e.g. kv_cache_usage"),
+    _col("ttft", JSONB, "Time to first token: rows in each bin of the progress histogram"),
+    _col("latency", JSONB, "Time to the last token, likewise"),
+    comment="How far each attempt was when it told last, every few seconds; not the short ones",
+)  # fmt: skip
+
 # Name, what it shows, and its query. A query may only ever gain columns at its end.
 VIEWS: tuple[tuple[str, str, str], ...] = (
     (
@@ -238,7 +276,12 @@ VIEWS: tuple[tuple[str, str, str], ...] = (
         "current_dead_letters",
         "The rows missing from what readers see now because they could not be inferred",
         """
-        SELECT d.* FROM lineage.dead_letters d
+        SELECT d.*, (
+            SELECT max(r.asked_at) FROM lineage.repairs r
+            WHERE r.action = 'drop' AND r.job = d.job AND r.partition_key = d.partition_key
+            AND r.input_hash = d.input_hash AND r.inferred_attempt = d.inferred_attempt
+        ) AS dropped_at
+        FROM lineage.dead_letters d
         JOIN lineage.partitions p ON p.published_attempt = d.attempt
         """,
     ),

@@ -14,6 +14,7 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 from overnight.orchestration.asset import DAILY_START, inference_asset  # noqa: E402 - after the filter
+from overnight.orchestration.freshness import freshness_sensor  # noqa: E402 - after the filter
 from overnight.orchestration.sensor import landing_sensor, landing_sensors  # noqa: E402 - after the filter
 from overnight.orchestration.source import model_asset, source_asset  # noqa: E402 - after the filter
 from overnight.orchestration.sqs_sensor import sqs_landing_sensor  # noqa: E402 - after the filter
@@ -21,6 +22,7 @@ from overnight.orchestration.trained_model import trained_model_asset  # noqa: E
 
 __all__ = [
     "DAILY_START",
+    "freshness_sensor",
     "inference_asset",
     "landing_sensor",
     "landing_sensors",

@@ -2,22 +2,29 @@
 
 # Dagster evaluates the annotations of an asset's function, so they are no strings here.
 import contextlib
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from overnight.audit import Check, check_names
-from overnight.errors import AuditFailedError, ConfigError, OvernightError
+from overnight.audit import Check, check_names, only_warns, too_many_rejects
+from overnight.errors import AuditFailedError, ConfigError, OvernightError, TooManyRejectsError
+from overnight.freshness import FRESHNESS, freshness, freshness_meaning
 from overnight.job import WHOLE, InferenceJob
+from overnight.lineage.trail import Trail, trail_of
 from overnight.orchestration import metadata
 from overnight.orchestration.dependencies import job_deps
+from overnight.orchestration.live import Observer
+from overnight.orchestration.partition import partition_of
+from overnight.orchestration.pools import pool_of
 from overnight.orchestration.readiness import inputs_of
 from overnight.orchestration.schedule import job_of, waiting_schedule
 from overnight.orchestration.source import description
 from overnight.progress import Reporter, foreground_terminal
 from overnight.report import PartitionReport
+from overnight.workers.progress import PoolProgress
 
 DAILY_START = "2026-01-01"
 RETRIES = 3
@@ -54,7 +61,7 @@ def inference_asset(
         group: the asset group in the UI.
         depends_on: further assets, such as a model that is not trained here.
         owners: who answers for the table, `team:name` or an e-mail address.
-        pool: Dagster's concurrency pool.
+        pool: Dagster's concurrency pool; by default that of the engine and its machines.
 
     Raises:
         ConfigError: if job and asset do not agree on having partitions.
@@ -64,7 +71,6 @@ def inference_asset(
             f"job {job.name!r} has partitioned={job.partitioned}, its asset has "
             f"partitions={partitions!r}: give both or neither"
         )
-    checks = check_names(job)
 
     @dg.asset(
         name=job.name,
@@ -76,27 +82,26 @@ def inference_asset(
         kinds={"postgres", job.engine.kind.split(".")[0]},
         owners=list(owners),
         code_version=job.code_version,
-        check_specs=[
-            dg.AssetCheckSpec(name, asset=job.name, description=meaning, blocking=True)
-            for name, meaning in checks.items()
-        ],
+        check_specs=_check_specs(job),
         automation_condition=automation_condition,
-        backfill_policy=(
-            dg.BackfillPolicy.multi_run(max_partitions_per_run=1) if job.partitioned else None
-        ),
+        # No backfill policy: a backfill is a run for each partition. `multi_run(1)` would start
+        # them as ranges of one, which have no partition key.
         # Counts killed processes only: errors have a budget of their own, see `_again`.
         retry_policy=dg.RetryPolicy(max_retries=INTERRUPTIONS, delay=RETRY_WAIT_S),
         required_resource_keys={"warehouse", "store", "cluster"},
-        pool=pool,
+        pool=pool or pool_of(job),
     )
     def asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
         try:
-            report, total_rows = _run(job, context)
+            report, trail, total_rows, also = _run(job, context)
         except AuditFailedError as error:
             yield from check_results(error.audit.checks)
             raise dg.Failure(
                 f"nothing was published for {_partition(context)}: {error}", allow_retries=False
             ) from error
+        except TooManyRejectsError as error:
+            yield from check_results([too_many_rejects(str(error))])
+            raise dg.Failure(str(error), allow_retries=False) from error
         except OvernightError as error:
             if error.retryable:
                 raise _again(job, context, error) from error
@@ -105,33 +110,64 @@ def inference_asset(
             raise _again(job, context, error) from error
         except (KeyboardInterrupt, SystemExit, DagsterExecutionInterruptedError) as error:
             # Told to go (Ray's own handler exits): the journal is in order, and another process
-            # goes on from there.
+            # goes on from there; unless somebody ended the run.
+            if _canceled(context):
+                raise
             raise dg.RetryRequested(max_retries=INTERRUPTIONS, seconds_to_wait=0) from error
         yield dg.MaterializeResult(
-            metadata=metadata.of_partition(report, total_rows),
+            metadata=metadata.of_partition(report, total_rows, trail),
             data_version=dg.DataVersion(report.data_version),
-            check_results=list(check_results(report.audit.checks)),
+            check_results=list(check_results([*report.audit.checks, *also])),
         )
 
-    schedules = []
-    if hour is not None:
-        inputs = inputs_of(job.source)
-        schedules = [
-            waiting_schedule(job.name, inputs, partitions=partitions, hour=hour, timezone=timezone)
-        ]
+    schedules = [
+        waiting_schedule(
+            job.name, inputs_of(job.source), partitions=partitions, hour=at, timezone=timezone
+        )
+        for at in ([] if hour is None else [hour])
+    ]
     return dg.Definitions(assets=[asset], jobs=[job_of(job.name)], schedules=schedules)
 
 
+def _check_specs(job: InferenceJob) -> list[dg.AssetCheckSpec]:
+    checks = check_names(job)
+    warnings = {*only_warns(job), FRESHNESS}
+    if job.expects.due is not None:
+        checks[FRESHNESS] = freshness_meaning(job)
+    return [
+        dg.AssetCheckSpec(name, asset=job.name, description=meaning, blocking=name not in warnings)
+        for name, meaning in checks.items()
+    ]
+
+
 def _partition(context: dg.AssetExecutionContext) -> str:
-    return context.partition_key if context.has_partition_key else WHOLE
+    return partition_of(context.op_execution_context) or WHOLE
 
 
-def _run(job: InferenceJob, context: dg.AssetExecutionContext) -> tuple[PartitionReport, int]:
+def _canceled(context: dg.AssetExecutionContext) -> bool:
+    run = context.instance.get_run_by_id(context.run.run_id)
+    return run is not None and run.status is dg.DagsterRunStatus.CANCELING
+
+
+def _run(
+    job: InferenceJob, context: dg.AssetExecutionContext
+) -> tuple[PartitionReport, Trail, int, list[Check]]:
     # Only here: the database driver is half a second of what loading the definitions takes.
     from overnight.run import House, run_partition
 
     resources = context.resources
+    partition = _partition(context)
     reporter = Reporter(context.log.info, foreground_terminal())
+    observer = Observer(
+        context.log_event,
+        asset=job.name,
+        partition=partition_of(context.op_execution_context),
+    )
+
+    def tell(progress: PoolProgress) -> None:
+        reporter(progress)
+        observer(progress)
+
     with resources.warehouse.open() as warehouse:
         house = House(
             warehouse=warehouse,
@@ -139,10 +175,16 @@ def _run(job: InferenceJob, context: dg.AssetExecutionContext) -> tuple[Partitio
             cluster=resources.cluster.config,
             scratch=resources.store.scratch,
         )
-        report = run_partition(
-            job, _partition(context), run_id=context.run.run_id, house=house, report=reporter
-        )
-        return report, warehouse.rows_in("published", job.name)
+        with observer:
+            report = run_partition(
+                job, partition, run_id=context.run.run_id, house=house, report=tell
+            )
+        trail = trail_of(warehouse, job=job.name, partition_key=partition, attempt=report.attempt)
+        also = []
+        if job.expects.due is not None:
+            now = dt.datetime.now(tz=dt.UTC)
+            also.append(freshness(warehouse, house.store.open(), job, now))
+        return report, trail, warehouse.rows_in("published", job.name), also
 
 
 def _again(
@@ -172,6 +214,7 @@ def check_results(checks: Sequence[Check]) -> Iterator[dg.AssetCheckResult]:
         yield dg.AssetCheckResult(
             check_name=check.name,
             passed=check.passed,
+            severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
             description=check.message,
             metadata=dict(check.figures),
         )

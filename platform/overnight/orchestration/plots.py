@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 from overnight.progress import speed
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from overnight.workers.progress import PoolProgress
+
+_COLORS = ("#4f43dd", "#b4a1f7", "#1f9d6b", "#d97706", "#c026d3")
 
 
 def throughput(samples: Sequence[PoolProgress]) -> str:
@@ -33,6 +37,31 @@ def throughput(samples: Sequence[PoolProgress]) -> str:
         axes.set_ylim(bottom=0)
 
     return _markdown("throughput", draw)
+
+
+def load(samples: Sequence[PoolProgress]) -> str:
+    """Rows computed at once and rows waiting over time; beside them shares, such as KV cache."""
+    seconds = [sample.seconds for sample in samples]
+    shares = sorted({name for sample in samples for name in sample.shares})
+
+    def draw(axes: Any) -> None:
+        axes.plot(seconds, [s.batch for s in samples], color=_COLORS[0], label="batch")
+        axes.plot(seconds, [s.queue for s in samples], color=_COLORS[1], label="queue")
+        axes.set_xlabel("seconds since the first worker was asked for")
+        axes.set_ylabel("rows")
+        axes.set_ylim(bottom=0)
+        lines = list(axes.get_lines())
+        if shares:
+            right = axes.twinx()
+            right.set_ylabel("share")
+            right.set_ylim(0, 1.02)
+            for name, color in zip(shares, itertools.cycle(_COLORS[2:])):
+                values = [s.shares.get(name, math.nan) for s in samples]
+                right.plot(seconds, values, color=color, linestyle="--", label=name)
+            lines += right.get_lines()
+        axes.legend(lines, [line.get_label() for line in lines], fontsize=7, frameon=False)
+
+    return _markdown("load", draw)
 
 
 def output_length(lengths: pl.DataFrame) -> str:

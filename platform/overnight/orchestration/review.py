@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from overnight.job import InferenceJob
+from overnight.orchestration.partition import partition_of
 
 if TYPE_CHECKING:
     from overnight.store import Store
@@ -74,10 +75,12 @@ def review(
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         resources = context.resources
+        partition = partition_of(context.op_execution_context)
+        assert partition is not None
         with resources.warehouse.open() as warehouse:
             finding = look(
                 Place(
-                    partition=context.op_execution_context.partition_key,
+                    partition=partition,
                     warehouse=warehouse,
                     store=resources.store.config.open(),
                     scratch=resources.store.scratch,

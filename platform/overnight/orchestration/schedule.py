@@ -20,6 +20,7 @@ import dagster as dg
 from overnight.errors import ConfigError
 from overnight.job import WHOLE
 from overnight.landing.arrival import SETTLE_S
+from overnight.orchestration.pools import NIGHTLY, PRIORITY
 from overnight.orchestration.readiness import readiness, request, started
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ CATCH_UP = 7
 @functools.cache
 def job_of(asset: str) -> Any:
     """The job that makes an asset; Dagster wants the same object from all that start it."""
-    return dg.define_asset_job(f"{asset}_job", selection=[asset])
+    return dg.define_asset_job(f"{asset}_job", selection=[asset], tags={PRIORITY: NIGHTLY})
 
 
 def waiting_schedule(

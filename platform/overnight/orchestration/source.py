@@ -39,6 +39,7 @@ def source_asset(
         partitions_def=partitions,
         group_name=group,
         description=description(source.contract),
+        tags=_kinds("file"),
         metadata={"dagster/column_schema": column_schema(source.contract), "key": source.key},
     )(observe)
     assert isinstance(asset, dg.SourceAsset)
@@ -59,10 +60,16 @@ def model_asset(name: str, model: ModelRef, *, group: str, description: str) -> 
         name=name,
         group_name=group,
         description=description,
+        tags=_kinds("model"),
         metadata={"uri": model.uri},
     )(observe)
     assert isinstance(asset, dg.SourceAsset)
     return asset
+
+
+def _kinds(*kinds: str) -> dict[str, str]:
+    # As tags: observable sources take no `kinds` of their own.
+    return {f"dagster/kind/{kind}": "" for kind in kinds}
 
 
 def description(contract: type[Contract]) -> str:

@@ -64,7 +64,6 @@ def trained_model_asset(
                 blocking=True,
             )
         ],
-        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
         retry_policy=dg.RetryPolicy(
             max_retries=RETRIES, delay=RETRY_WAIT_S, backoff=dg.Backoff.EXPONENTIAL
         ),

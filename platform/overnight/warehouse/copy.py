@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["copy_in", "copy_out", "refuse_nul"]
 
-_ROWS_AT_ONCE = 50_000
+# So few that Postgres reads some while the next are written down, and soon has the first.
+_ROWS_AT_ONCE = 4096
 _TIMESTAMP = "%Y-%m-%dT%H:%M:%S%.6f"
 
 

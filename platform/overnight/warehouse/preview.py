@@ -35,6 +35,11 @@ class Preview:
         self._rows = rows
         self._guarded = guarded
 
+    @property
+    def columns(self) -> sa.ColumnCollection[str, Any]:
+        """The rows' columns, for expressions."""
+        return self._rows.c
+
     def count(self) -> int:
         """How many rows there are."""
         return self._number(sa.select(sa.func.count()).select_from(self._rows))
@@ -43,6 +48,36 @@ class Preview:
         """How many different values, or combinations of values, the columns hold."""
         chosen = sa.select(*(self._rows.c[name] for name in columns)).distinct().subquery()
         return self._number(sa.select(sa.func.count()).select_from(chosen))
+
+    def count_distinct_of(self, expression: sa.ColumnElement[Any]) -> int:
+        """How many different values an expression over `columns` has, null not among them."""
+        values = sa.select(expression).select_from(self._rows).where(expression.is_not(None))
+        return self._number(sa.select(sa.func.count()).select_from(values.distinct().subquery()))
+
+    def counts_of(self, expression: sa.ColumnElement[Any], dtype: Any) -> pl.DataFrame:
+        """In how many `rows` an expression over `columns` has which `value`."""
+        value = expression.label("value")
+        query = sa.select(value, sa.func.count()).select_from(self._rows).group_by(value)
+        with self._guarded(), self._warehouse.connect() as connection:
+            found = [tuple(row) for row in connection.execute(query)]
+        return pl.DataFrame(found, schema={"value": dtype, "rows": pl.Int64}, orient="row")
+
+    def most_frequent(self, column: sa.ColumnElement[Any]) -> tuple[str, int]:
+        """The value that most rows have, as text, and how many do; needs a row."""
+        count = sa.func.count()
+        query = sa.select(column, count).select_from(self._rows).group_by(column)
+        with self._guarded(), self._warehouse.connect() as connection:
+            value, often = connection.execute(query.order_by(count.desc(), column).limit(1)).one()
+        return str(value), often
+
+    def some(
+        self, column: str, condition: Callable[[Any], sa.ColumnElement[bool]], limit: int
+    ) -> list[Any]:
+        """A column of some rows that fulfil a condition, in its order."""
+        chosen = self._rows.c[column]
+        query = sa.select(chosen).where(condition(self._rows.c)).order_by(chosen).limit(limit)
+        with self._guarded(), self._warehouse.connect() as connection:
+            return list(connection.execute(query).scalars())
 
     def count_where(self, condition: Callable[[Any], sa.ColumnElement[bool]]) -> int:
         """How many rows fulfil a condition, given the table's columns."""

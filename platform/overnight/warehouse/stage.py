@@ -124,7 +124,7 @@ class Stage:
         """Appends rows; returns how many.
 
         Args:
-            frame: the contract's columns and the provenance (`_run_id` to `_line`);
+            frame: the contract's columns and the provenance (`_run_id` to `_attempts`);
                 `partition_key` is this attempt's and may be left out.
 
         Raises:

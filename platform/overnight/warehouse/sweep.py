@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from overnight.errors import WarehouseUnavailableError
 from overnight.lineage import tables
-from overnight.lineage.lease import lease_key
+from overnight.lineage.lease import held_leases, lease_key
 from overnight.warehouse.schema import STAGING
 from overnight.warehouse.table import DIALECT
 
@@ -54,12 +54,7 @@ def _over(connection: sa.Connection, candidates: list[int]) -> list[int]:
     query = sa.select(c.attempt, c.job, c.partition_key, c.outcome, old.label("old")).where(
         c.attempt.in_(candidates)
     )
-    held = sa.text(
-        "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks "
-        "WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND database = "
-        "(SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
-    leases = set(connection.execute(held).scalars())
+    leases = held_leases(connection)
     return [
         row.attempt
         for row in connection.execute(query)

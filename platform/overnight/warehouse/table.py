@@ -55,6 +55,11 @@ def system_columns() -> tuple[sa.Column[Any], ...]:
             "_input_id", sa.BigInteger, nullable=False, comment="Its file: see lineage.inputs"
         ),
         sa.Column("_line", sa.BigInteger, comment="Its place in that file, counted from 1"),
+        sa.Column(
+            "_attempts", sa.Integer,
+            comment="On how many engines the row was inferred, one going on where another was cut "
+            "off; null if that was not counted yet",
+        ),
     )  # fmt: skip
 
 

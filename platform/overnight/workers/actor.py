@@ -14,10 +14,11 @@ import os
 import socket
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from overnight.crashpoints import reach, register
+from overnight.engines.gpu import GpuGauges
 from overnight.errors import StaleAttemptError, WorkersLostError
 from overnight.journal import Journal
 from overnight.spot.notice import Notice, NoticeWatcher
@@ -27,6 +28,7 @@ from overnight.workers.window import Provenance
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import polars as pl
     import pyarrow as pa
 
     from overnight.engines.base import EngineSpec
@@ -54,11 +56,14 @@ class Assignment:
     run_id: str
     fingerprint: str
     store: StoreConfig
+    again: pl.DataFrame | None = field(default=None, repr=False, compare=False)
 
     @property
     def journal(self) -> Journal:
         """The journal of this job, fingerprint and partition."""
-        return Journal(self.store.open(), self.job, self.fingerprint, self.partition)
+        return Journal(
+            self.store.open(), self.job, self.fingerprint, self.partition, again=self.again
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,7 @@ class Worker:
         self._closing = False
         self._machine = socket.gethostname()
         self._loop = WorkerLoop(spec)
+        self._gpus = GpuGauges()
         self._going: str | None = None
         self._noticed = threading.Event()
         self._drain_now = threading.Event()
@@ -198,7 +204,9 @@ class Worker:
     def progress(self, attempt: int) -> Progress:
         """How far the attempt's rows are on this worker; renews the lease."""
         self._leased(attempt).renewed = self._clock()
-        return replace(self._loop.progress(attempt), advised=self._advised)
+        progress = self._loop.progress(attempt)
+        gauges = progress.gauges | self._gpus.read()
+        return replace(progress, advised=self._advised, gauges=gauges)
 
     def notice(self, notice: Notice) -> None:
         """This machine will, or may, be taken away; returns at once."""

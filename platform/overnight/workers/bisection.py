@@ -24,12 +24,16 @@ class Bisection:
     rows at most ceil(log2 n) groups die; k killers cost at most k times as many. A group's
     other half comes before its own halves, so that with one killer no two groups in a row
     die: an engine that dies again and again is soon told from a row that kills it.
+
+    An engine may also have been killed from outside. So the first two halves both run whole; only
+    once a group has died is it concluded from one half that lives that the other one kills.
     """
 
     def __init__(self, suspects: Sequence[int]) -> None:
         """Suspects in the order in which they were admitted, at least one."""
         self._queue: deque[_Group] = deque()
         self._running: _Group | None = None
+        self._killed = False
         if len(suspects) == 1:
             self._queue.append(_Group(list(suspects)))
         else:
@@ -55,7 +59,7 @@ class Bisection:
     def passed(self) -> None:
         """Every row of the running group was handed back."""
         group, self._running = self._running, None
-        if group is not None and group.sibling is not None:
+        if self._killed and group is not None and group.sibling is not None:
             group.sibling.guilty = True
 
     def died(self) -> int | None:
@@ -63,6 +67,7 @@ class Bisection:
         group, self._running = self._running, None
         if group is None:
             return None
+        self._killed = True
         if len(group.rows) == 1:
             return group.rows[0]
         self._split(group.rows)

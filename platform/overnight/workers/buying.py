@@ -97,7 +97,7 @@ class Buyer:
         return 0.5 * max(1.0, self._ends - now) if self._ends is not None else float(left)
 
     def _spot_can_be_had(self, now: float, members: Iterable[Member]) -> bool:
-        mine = [m for m in members if m.market == SPOT and not m.going]
+        mine = [m for m in members if m.market == SPOT and m.stays]
         if any(member.node is not None for member in mine):
             self._asked = self._empty_since = None
             return True

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 
 NAMESPACE = "overnight"
 
+HEALTH_CHECKS = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 2500,
+    "health_check_failure_threshold": 4,
+}
+"""What a cluster's head is told: a raylet that died is missed after 2 s, one that hangs after 12 s.
+
+Ray's own settings say 15 s and 65 s. `infra/ray/cluster.yaml` says the same as this.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
@@ -103,6 +114,8 @@ def init(**options: Any) -> Iterator[dict[str, Any]]:
 
     if options.get("address") == "local":
         options["include_dashboard"] = False
+        # One's own machine is given time: when it is short of breath, no other one takes over.
+        options["_system_config"] = HEALTH_CHECKS | {"health_check_timeout_ms": 10_000}
     context: Any = ray.init(
         namespace=NAMESPACE,
         log_to_driver=False,

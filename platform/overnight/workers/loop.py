@@ -1,8 +1,8 @@
 """One thread that owns an engine: keeps it full, journals what finishes, survives its deaths.
 
-Splits go in, tickets come back; a ticket is done when every row of its split is durable. What
-the rows of a dead engine are worth is decided here: those that were not being computed just
-wait, the suspects are bisected until the row that kills is found. No Ray here.
+Splits go in, tickets come back; a ticket is done when every row of its split is durable. The
+engine is kept by `keeper`, what it dies of is found by `suspicion`, what it finishes goes through
+`records`, and `draining` ends it all when the machine goes. No Ray here.
 """
 
 from __future__ import annotations
@@ -13,20 +13,9 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import pyarrow as pa
-
-from overnight.crashpoints import reach, register
-from overnight.engines.base import (
-    FAILURE,
-    REQUEST,
-    ROW,
-    Engine,
-    EngineSpec,
-    Resumable,
-    ResumableSpec,
-)
+from overnight.engines.base import ResumableSpec
 from overnight.errors import (
     ConfigError,
     DrainingError,
@@ -35,34 +24,28 @@ from overnight.errors import (
     ModelError,
     StaleAttemptError,
 )
-from overnight.workers.bisection import Bisection
-from overnight.workers.drain import Drain
+from overnight.workers.draining import Draining
+from overnight.workers.keeper import Keeper
 from overnight.workers.meter import Meter
-from overnight.workers.progress import Progress, Tally
-from overnight.workers.window import Held, Provenance, Window
+from overnight.workers.progress import Progress
+from overnight.workers.records import Records, fail, has_finished, refuse
+from overnight.workers.suspicion import Suspicion
+from overnight.workers.window import Provenance, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pyarrow as pa
+
+    from overnight.engines.base import Engine, EngineSpec
     from overnight.journal import JournalWriter
+    from overnight.workers.window import Held
 
 __all__ = ["Progress", "Provenance", "WorkerLoop"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_TAKING, _TAKEN = "drain.before_take_out", "drain.after_take_out"
-_FLUSHING, _FLUSHED = "drain.before_flush", "drain.after_flush"
-_REFUSING, _REFUSED = "drain.before_refuse", "drain.after_refuse"
-_ENDING, _ENDED = "drain.before_end", "drain.after_end"
-register(_TAKING, _TAKEN, _FLUSHING, _FLUSHED, _REFUSING, _REFUSED, _ENDING, _ENDED)
-
-_TALLIES_KEPT = 64
-_PROBE_ROW = -1
-# Looking at what rows have generated takes the engine's thread; it may have 1% of its time.
-_LOOKS = 100
-_SHORTEST_LOOK_S = 0.1
 
 
 class _ClosedError(RuntimeError):
@@ -92,30 +75,17 @@ class WorkerLoop:
         if budget < 1:
             msg = f"WorkerLoop: budget={budget}; allow at least 1 start"
             raise ConfigError(msg)
-        self._spec = spec
-        self._budget = budget
         self._clock = clock
-        self._engine: Engine | None = None
-        partial_type = spec.partial_type if isinstance(spec, ResumableSpec) else None
-        self._resumes = partial_type is not None
-        self._window = Window(spec.result_schema, partial_type)
-        self._states: pa.Table | None = None
-        self._next_look = clock()
-        self._last_kept = clock()
-        self._drain: Drain | None = None
         self.meter = Meter(clock)
-        self._drained = threading.Event()
-        self._search: Bisection | None = None
-        self._settling: list[Held] = []
-        self._fruitless = 0
-        self._unexplained = 0
-        self._proven = False
-        self._last_error: BaseException | None = None
-        self._starts = 0
-        self._deaths = 0
+        partial_type = spec.partial_type if isinstance(spec, ResumableSpec) else None
+        self._window = Window(spec.result_schema, partial_type)
+        self._records = Records(self._window, resumes=partial_type is not None, clock=clock)
+        self._keeper = Keeper(spec, budget=budget, meter=self.meter, on_death=self._on_death)
+        self._suspicion = Suspicion(self._window, self._keeper, spec.result_schema)
+        self._draining = Draining(
+            self._window, self._keeper, self._records, journal=self._journal, clock=clock
+        )
         self._gauges: dict[str, float] = {}
-        self._in_flight = 0
-        self._tallies: dict[int, Tally] = {}
         self._orders: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -166,17 +136,18 @@ class WorkerLoop:
         """
         until = self._clock() + seconds
         with contextlib.suppress(_ClosedError):
-            self._ordered(lambda: self._begin_drain(until))
+            self._ordered(lambda: self._drain(until))
 
     def drained(self, timeout: float | None = None) -> bool:
         """Wait until a drain has ended and all that it kept is durable; whether it has."""
-        return self._drained.wait(timeout)
+        return self._draining.ended.wait(timeout)
 
     def progress(self, attempt: int | None = None) -> Progress:
         """How far the rows of an attempt are, or of all attempts."""
-        tallies = list(self._tallies.values())
+        known = self._records.tallies
+        tallies = list(known.values())
         if attempt is not None:
-            tallies = [self._tallies[attempt]] if attempt in self._tallies else []
+            tallies = [known[attempt]] if attempt in known else []
         total = Progress()
         ttft, latency = total.ttft, total.latency
         for tally in tallies:
@@ -187,10 +158,10 @@ class WorkerLoop:
             failed=sum(t.failed for t in tallies),
             prompt_tokens=sum(t.prompt_tokens for t in tallies),
             output_tokens=sum(t.output_tokens for t in tallies),
-            in_flight=self._in_flight,
+            in_flight=self._keeper.in_flight,
             waiting=self._window.waiting,
-            engine_starts=self._starts,
-            engine_deaths=self._deaths,
+            engine_starts=self._keeper.starts,
+            engine_deaths=self._keeper.deaths,
             ttft=ttft,
             latency=latency,
             gauges=self._gauges,
@@ -207,9 +178,10 @@ class WorkerLoop:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout)
-        if self._thread.is_alive() and self._engine is not None:
+        engine = self._keeper.engine
+        if self._thread.is_alive() and engine is not None:
             log.warning("the engine does not answer for %g s: closing it anyway", timeout)
-            self._engine.close()
+            engine.close()
             self._thread.join(timeout)
 
     def _ordered(self, order: Callable[[], T]) -> Future[T]:
@@ -246,7 +218,7 @@ class WorkerLoop:
                 self._closing = True
             self._obey()
             self._give_up(EngineDied("this worker loop was closed"))
-            self._drained.set()
+            self._draining.ended.set()
 
     def _await_work(self) -> bool:
         with self._changed:
@@ -257,7 +229,7 @@ class WorkerLoop:
             return not self._closing
 
     def _has_work(self) -> bool:
-        return bool(len(self._window) or self._settling)
+        return bool(len(self._window) or self._records.settling)
 
     def _obey(self) -> None:
         while self._orders:
@@ -265,340 +237,89 @@ class WorkerLoop:
 
     def _turn(self) -> None:
         """Admit, compute, journal, settle: one round."""
-        if len(self._window) and (self._drain is None or self._engine is not None):
-            engine = self._started()
+        drain = self._draining.drain
+        if len(self._window) and (drain is None or self._keeper.engine is not None):
+            engine = self._keeper.started()
             weights = self._window.weights()
             try:
                 self._admit(engine)
                 results = engine.step() if engine.in_flight else None
-                self.meter.book("useful" if self._drain is None else "draining", weights)
+                self.meter.book("useful" if drain is None else "draining", weights)
             except Exception as error:  # noqa: BLE001 - an engine may fail in any way
-                if self._drain is None:
-                    self._died(error)
+                if drain is None:
+                    self._die(error)
                 else:
-                    self._bury(error)
+                    self._keeper.bury(error)
             else:
                 if results is not None:
                     self._journal(results)
-                self._look(engine)
-                self._in_flight = engine.in_flight
+                self._records.look(engine, drain)
+                self._keeper.in_flight = engine.in_flight
                 self._gauges = dict(engine.stats())
-        if self._drain is not None:
-            self._go_on_draining(self._drain)
-        self._settle()
-
-    def _look(self, engine: Engine) -> None:
-        """Keep what rows have generated so far, as often as that costs nothing to speak of."""
-        began = self._clock()
-        if began < self._next_look or not (self._resumes and isinstance(engine, Resumable)):
-            return
-        self._keep(engine.partials())
-        self._next_look = began + max(_LOOKS * (self._clock() - began), _SHORTEST_LOOK_S)
-
-    def _keep(self, states: pa.Table, *, for_good: bool = False) -> None:
-        """Note how far rows are; `for_good` if they will not be noted again."""
-        self._states = states
-        self._last_kept = self._clock()
-        noted: dict[int, tuple[JournalWriter, list[pa.Table]]] = {}
-        for held, records in self._window.partial_records(states):
-            mine = noted.setdefault(id(held.writer), (held.writer, []))[1]
-            if self._drain is not None and for_good:
-                self._drain.keep(held.writer, records)
-            else:
-                mine.append(records)
-        for writer, tables in noted.values():
-            kept = self._drain.kept(writer) if self._drain is not None else []
-            writer.note(pa.concat_tables([*kept, *tables]))
+        self._draining.go_on()
+        self._records.settle()
 
     def _admit(self, engine: Engine) -> None:
-        if self._drain is not None:
+        if self._draining.drain is not None:
             return
-        if self._search is not None:
-            if engine.in_flight or self._next_group(engine):
+        if self._suspicion.active:
+            if engine.in_flight or self._suspicion.submit_next(engine):
                 return
-            self._search = None
+            self._suspicion.end()
         room = engine.capacity - engine.in_flight
         if room >= max(1, engine.capacity // 8) or not engine.in_flight:
             rows = self._window.take(room)
             if rows.num_rows:
                 engine.submit(rows)
 
-    def _next_group(self, engine: Engine) -> bool:
-        """Submit the next group of suspects; False when all are decided."""
-        search = self._search
-        while search is not None:
-            if search.running:
-                search.passed()
-            group = search.next()
-            if group is None:
-                return False
-            rows = self._window.requests(group)
-            if rows.num_rows:
-                engine.submit(rows)
-                return True
-            search.passed()
-        return False
-
     def _journal(self, results: pa.Table) -> None:
-        if not results.num_rows:
-            return
-        if results[FAILURE].null_count:
-            self._fruitless = 0
-            self._proven = True
-            if self._search is None:
-                self._unexplained = 0
-        self._last_kept = self._clock()
-        for held, mine, records in self._window.finish(results):
-            try:
-                held.sequence = held.writer.append(records)
-            except Exception as error:  # noqa: BLE001 - the ticket carries it
-                self._fail([held, *self._window.drop(_writes_to(held.writer))], error)
-                continue
-            self._tally(held).count(mine)
-            if not held.left:
-                self._settling.append(held)
+        if results.num_rows:
+            if has_finished(results):
+                self._keeper.finished(searching=self._suspicion.active)
+            self._records.journal(results)
 
-    def _tally(self, held: Held) -> Tally:
-        attempt = held.provenance["attempt"]
-        if attempt not in self._tallies:
-            while len(self._tallies) >= _TALLIES_KEPT:
-                self._tallies.pop(next(iter(self._tallies)))
-            self._tallies[attempt] = Tally()
-        return self._tallies[attempt]
+    def _die(self, error: BaseException) -> None:
+        suspects = self._keeper.bury(error)
+        condemned = self._suspicion.died(suspects, error)
+        if condemned is not None:
+            self._journal(condemned)
 
-    def _settle(self) -> None:
-        """Complete the tickets whose rows are durable; with nothing else to do, wait for it."""
-        idle = not len(self._window)
-        for held in list(self._settling):
-            try:
-                if idle:
-                    held.writer.flush()
-                if held.writer.flushed() < held.sequence:
-                    continue
-                held.ticket.set_result(len(held.done))
-            except Exception as error:  # noqa: BLE001 - the ticket carries it
-                _refuse(held.ticket, error)
-            self._settling.remove(held)
-
-    # Starts, deaths and what they prove.
+    def _on_death(self) -> None:
+        """What an engine did last was in vain, as far as it is not kept."""
+        weights = self._window.weights()
+        self.meter.book("useful", weights)
+        self.meter.lose(self._clock() - self._records.last_kept, weights)
+        if self._keeper.engine is not None:
+            self._records.go_back()
 
     def _warm(self) -> float:
-        if self._drain is not None:
+        if self._draining.drain is not None:
             raise DrainingError("this machine will be taken away")
-        if self._engine is not None:
+        if self._keeper.engine is not None:
             return 0.0
         if self._closing:
             raise _ClosedError
         began = self._clock()
         try:
-            self._started()
+            self._keeper.started()
         except (EngineBrokenError, ModelError, ConfigError) as error:
             self._give_up(error)
             raise
         return self._clock() - began
 
-    def _started(self) -> Engine:
-        while self._engine is None:
-            self._check_budget()
-            self._starts += 1
-            self.meter.book("idle")
-            try:
-                self._engine = self._spec.start()
-                self.meter.book("cold_start")
-            except (ConfigError, ModelError):
-                raise
-            except Exception as error:  # noqa: BLE001 - counted against the budget
-                log.warning("the engine %s did not start: %r", self._spec.kind, error)
-                self._fruitless += 1
-                self._last_error = error
-        return self._engine
-
-    def _check_budget(self) -> None:
-        if max(self._fruitless, self._unexplained) >= self._budget:
-            raise self._broken()
-
-    def _broken(self) -> EngineBrokenError:
-        error = EngineBrokenError(
-            f"the engine {self._spec.kind} failed {self._budget} times in a row whatever it was "
-            f"given; last: {self._last_error!r}. Look at the machine and the engine's settings "
-            "(memory, sizes, model), not at the rows"
-        )
-        error.__cause__ = self._last_error
-        return error
-
-    def _died(self, error: BaseException) -> None:
-        suspects = self._bury(error)
-        search = self._search
-        if search is None:
-            undecided = self._window.undecided()
-            asked = set(suspects) & set(undecided)
-            chosen = [i for i in undecided if i in asked] or undecided
-            blamed = set(chosen)
-            self._window.requeue(i for i in undecided if i not in blamed)
-            if chosen:
-                self._search = Bisection(chosen)
-                self._proven = False
-                self._unexplained += 1
-            return
-        if not search.running:
-            return
-        killer = search.died()
-        if (killer is not None and not self._proven) or self._fruitless >= self._budget:
-            self._prove()
-        if killer is not None:
-            self._condemn(killer, error)
-
-    def _bury(self, error: BaseException) -> list[int]:
-        log.warning("the engine %s died: %r", self._spec.kind, error)
-        self._deaths += 1
-        weights = self._window.weights()
-        self.meter.book("useful", weights)
-        self.meter.lose(self._clock() - self._last_kept, weights)
-        self._fruitless += 1
-        self._last_error = error
-        engine, self._engine, self._in_flight = self._engine, None, 0
-        if engine is None:
-            return []
-        if self._states is not None:
-            self._window.begun(self._states)
-        suspects = engine.suspects()
-        engine.close()
-        return suspects
-
-    def _prove(self) -> None:
-        """Have a fresh engine answer the probe: rows are only blamed if an engine works.
-
-        Raises:
-            EngineBrokenError: if it dies on the probe too.
-        """
-        self._fruitless = min(self._fruitless, self._budget - 1)
-        engine = self._started()
-        try:
-            engine.submit(
-                pa.table({ROW: pa.array([_PROBE_ROW], pa.int64()), REQUEST: [self._spec.probe]})
-            )
-            while engine.in_flight:
-                engine.step()
-        except Exception as error:
-            self._bury(error)
-            raise self._broken() from error
-        self._fruitless = 0
-        self._proven = True
-
-    def _condemn(self, killer: int, error: BaseException) -> None:
-        # Its deaths are explained, and an engine has answered others meanwhile.
-        self._fruitless = self._unexplained = 0
-        reason = f"killed_engine: killed the engine, the last time alone: {error}"
-        columns: dict[str, Any] = {
-            ROW: pa.array([killer], pa.int64()),
-            FAILURE: pa.array([reason], pa.string()),
-        }
-        columns |= {f.name: pa.nulls(1, f.type) for f in self._spec.result_schema}
-        self._journal(pa.table(columns))
-
-    # The machine goes.
-
-    def _begin_drain(self, until: float) -> None:
-        now = self._clock()
-        if self._drain is not None:
-            self._drain.bring_forward(until, now)
-            return
-        self._drain = drain = Drain(until, now)
-        for held in (*self._window.held, *self._settling):
-            drain.concerns(held.writer)
-        log.warning(
-            "this machine goes in %.1f s: %d rows in flight, %d waiting",
-            until - now, self._in_flight, self._window.waiting,
-        )  # fmt: skip
-        finishing: set[int] = set()
-        engine, self._search = self._engine, None
-        if engine is not None:
-            try:
-                finishing = self._take_out_late(engine, drain)
-            except EngineDied as error:
-                self._bury(error)
-        self._hand_back(drain, finishing)
-
-    def _take_out_late(self, engine: Engine, drain: Drain) -> set[int]:
-        """Keep and forget the rows that would not be finished in time; those that stay."""
-        asked = set(self._window.undecided())
-        if not (self._resumes and isinstance(engine, Resumable)):
-            return asked
-        left = drain.left(self._clock())
-        late = [row for row, seconds in engine.time_left().items() if seconds > left]
-        reach(_TAKING)
-        self._keep(engine.suspend(late), for_good=True)
-        reach(_TAKEN)
-        return asked & set(engine.time_left())
-
-    def _take_out_all(self, engine: Engine) -> None:
-        if self._resumes and isinstance(engine, Resumable):
-            reach(_TAKING)
-            self._keep(engine.suspend(self._window.undecided()), for_good=True)
-            # Some may have been finished all the same.
-            self._journal(engine.step())
-            reach(_TAKEN)
-
-    def _hand_back(self, drain: Drain, finishing: set[int]) -> None:
-        handed = []
-        for held, hashes in self._window.hand_back(finishing):
-            handed.append((held.ticket, hashes))
-            # Whoever is told now waits for the end of the drain, not for this ticket.
-            held.ticket = Future()
-        for writer in drain.writers:
-            reach(_FLUSHING)
-            self._flush(writer)
-            reach(_FLUSHED)
-        for ticket, hashes in handed:
-            reach(_REFUSING)
-            _refuse(ticket, DrainingError("this machine will be taken away", tuple(hashes)))
-            reach(_REFUSED)
-        self._settle()
-        if not len(self._window):
-            self._end_drain(drain)
-
-    def _go_on_draining(self, drain: Drain) -> None:
-        """Take out what is left when time is up; once nothing is, the engine is not needed."""
-        if self._drained.is_set():
-            return
-        engine = self._engine
-        if engine is not None and len(self._window) and drain.left(self._clock()) <= 0:
-            try:
-                self._take_out_all(engine)
-            except EngineDied as error:
-                self._bury(error)
-            self._hand_back(drain, set())
-        elif not len(self._window) or engine is None:
-            self._hand_back(drain, set())
-
-    def _end_drain(self, drain: Drain) -> None:
-        reach(_ENDING)
-        now = self._clock()
-        log.warning(
-            "drained in %.1f s, %.1f s before the machine goes", now - drain.began, drain.spare(now)
-        )
-        # Nothing can be lost any more; the engine takes its time to end, or ends with its machine.
-        self._drained.set()
-        if self._engine is not None:
-            self._engine.close()
-            self._engine, self._in_flight = None, 0
-        reach(_ENDED)
-
-    def _flush(self, writer: JournalWriter) -> None:
-        try:
-            writer.flush()
-        except Exception as error:  # noqa: BLE001 - what is not kept is inferred again
-            log.warning("what was finished last is not kept: %s", error)
-
     # Taking splits in and letting them go.
+
+    def _drain(self, until: float) -> None:
+        self._suspicion.end()
+        self._draining.begin(until)
 
     def _accept(
         self, split_id: str, table: pa.Table, writer: JournalWriter, provenance: Provenance
     ) -> Future[int]:
-        if self._drain is not None:
+        if self._draining.drain is not None:
             raise DrainingError("this machine will be taken away")
         held = self._window.add(split_id, table, writer, provenance)
-        self._tally(held)
+        self._records.tally(held)
         if not held.left:
             held.ticket.set_result(0)
         return held.ticket
@@ -607,56 +328,42 @@ class WorkerLoop:
         def of_attempt(held: Held) -> bool:
             return held.provenance["attempt"] == attempt
 
-        writers = {id(h.writer): h.writer for h in self._settling if of_attempt(h)}
+        writers = {id(h.writer): h.writer for h in self._records.settling if of_attempt(h)}
         dropped = self._window.drop(of_attempt)
         writers |= {id(h.writer): h.writer for h in dropped}
         rows = [i for held in dropped for i in held.ids]
-        if rows and self._engine is not None:
-            self._engine.abort(rows)
+        if rows and self._keeper.engine is not None:
+            self._keeper.engine.abort(rows)
         error: BaseException = StaleAttemptError(f"attempt {attempt} was aborted on this worker")
         for writer in writers.values():
             try:
                 writer.flush()
             except Exception as failed:  # noqa: BLE001 - the tickets carry it
                 error = failed
-        self._settle()
-        self._fail(dropped, error)
+        self._records.settle()
+        fail(dropped, error)
 
     def _give_up(self, error: BaseException) -> None:
         """Fail every ticket; the next split starts from nothing."""
-        if self._engine is not None:
-            self._engine.close()
-        self._engine, self._search, self._in_flight = None, None, 0
-        self._fruitless = self._unexplained = 0
-        self._settle()
-        self._fail(self._window.drop(lambda _: True), error)
-        self._fail(self._settling, error)
-        self._settling = []
-
-    def _fail(self, helds: list[Held], error: BaseException) -> None:
-        for held in helds:
-            _refuse(held.ticket, error)
-
-
-def _writes_to(writer: JournalWriter) -> Callable[[Held], bool]:
-    return lambda held: held.writer is writer
-
-
-def _refuse(ticket: Future[int], error: BaseException) -> None:
-    if not ticket.done():
-        ticket.set_exception(error)
+        self._keeper.close()
+        self._suspicion.end()
+        self._keeper.forgive()
+        self._records.settle()
+        fail(self._window.drop(lambda _: True), error)
+        fail(self._records.settling, error)
+        self._records.settling = []
 
 
 def _follow(accepted: Future[Future[int]], ticket: Future[int]) -> None:
     def copy(done: Future[int]) -> None:
         error = done.exception()
         if error is not None:
-            _refuse(ticket, error)
+            refuse(ticket, error)
         else:
             ticket.set_result(done.result())
 
     error = accepted.exception()
     if error is not None:
-        _refuse(ticket, error)
+        refuse(ticket, error)
     else:
         accepted.result().add_done_callback(copy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import socket
 from typing import Any
 
 MARKET_LABEL = "ray.io/market-type"
@@ -14,6 +15,10 @@ INSTANCE_LABEL = "overnight.io/instance-type"
 ZONE_LABEL = "ray.io/availability-zone"
 """Ray's own label for a machine's availability zone."""
 
+NODE_LABEL = "ray.io/node-id"
+"""Ray's own label for its id of a machine."""
+
+_ANSWERS_IN_S = 0.2
 _DEAD_NODE = re.compile(r"node has died|node died|Node Id: ([0-9a-f]{56})", re.IGNORECASE)
 
 
@@ -64,7 +69,29 @@ def taken_away(node: str | None, error: BaseException) -> bool:
     """
     if getattr(error, "preempted", False) or _DEAD_NODE.search(str(error)):
         return True
-    return node is not None and not any(n["NodeID"] == node and n["Alive"] for n in _nodes())
+    return node is not None and is_gone(node)
+
+
+def is_gone(node: str) -> bool:
+    """Whether a machine is lost: Ray says so, or will, since its raylet is not there any more.
+
+    Where nothing listens at a raylet's port, it is dead, and its workers have ended with it. A
+    machine that does not say even that may only be out of reach: Ray decides then.
+
+    Args:
+        node: Ray's id of it.
+    """
+    known = next((n for n in _nodes() if n["NodeID"] == node), None)
+    if known is None or not known["Alive"]:
+        return True
+    raylet = known["NodeManagerAddress"], known["NodeManagerPort"]
+    try:
+        socket.create_connection(raylet, timeout=_ANSWERS_IN_S).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _nodes() -> list[dict[str, Any]]:

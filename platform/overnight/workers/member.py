@@ -11,10 +11,27 @@ from overnight.workers.meter import KINDS
 from overnight.workers.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from overnight.workers.actor import WorkerInfo
     from overnight.workers.piece import Piece
 
 AHEAD = 2  # splits that a worker holds at once, so that its engine's window stays full
+
+
+@dataclass(slots=True)
+class Missing:
+    """That a worker does not answer.
+
+    Attributes:
+        since: when that was noticed, monotonic seconds.
+        look_at: when to look for it again, likewise.
+        asked: the request to give its lease back, until that is answered.
+    """
+
+    since: float
+    look_at: float
+    asked: Any = None
 
 
 @dataclass(slots=True)
@@ -40,6 +57,8 @@ class Member:
         draining: whether it hands back what it has.
         interrupted: whether its machine was taken away from it.
         gives_way: whether it drains because the policy wants another market.
+        missing: whether it does not answer; nobody knows then whether it lives.
+        avoids: machines on which it must not be put, by Ray's id.
         replaces: whether it was only needed because another one's machine was taken away.
         labels: of its machine: see `machines`.
         gpus: of its machine.
@@ -63,22 +82,35 @@ class Member:
     draining: bool = False
     interrupted: bool = False
     gives_way: bool = False
+    missing: Missing | None = None
+    avoids: frozenset[str] = frozenset()
     replaces: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     gpus: float = 0.0
 
     @property
+    def stays(self) -> bool:
+        """Whether it can be counted on: it answers, and its machine does not go."""
+        return not self.going and self.missing is None
+
+    @property
     def ready(self) -> bool:
-        """Whether its engine runs and its machine stays."""
-        return self.info is not None and not self.going
+        """Whether its engine runs and it stays."""
+        return self.info is not None and self.stays
 
     @property
     def advised(self) -> bool:
         """Whether its machine is likely to be taken away."""
         return self.progress is not None and self.progress.advised
 
+    def awaited(self, elsewhere: Collection[str]) -> bool:
+        """Whether nobody can take its place before it is known if it lives."""
+        return self.missing is not None and not self.going and not elsewhere
+
     def references(self) -> list[Any]:
         """All that it has not answered yet."""
+        if self.missing is not None:
+            return [] if self.missing.asked is None else [self.missing.asked]
         single = (self.placing, self.leasing, self.watching, self.asking)
         return [*(ref for ref in single if ref is not None), *self.pieces]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
     from overnight.plan import Plan, Split
 
-# A worker may die for reasons of its own, so rows are blamed only after they were alone on
-# one that died: twice to be halved, and a single row twice again to be given up.
-DEATHS_TO_HALVE = 2
+# A worker may die for reasons of its own, so the first death is nobody's fault. What dies again
+# gets a worker to itself: once to be halved, and a single row twice again to be given up.
+DEATHS_TO_HALVE = 1
 DEATHS_TO_BURY = 3
 
 
@@ -20,11 +20,13 @@ DEATHS_TO_BURY = 3
 class Piece:
     """A split, or what is left of one (`hashes`).
 
-    Once a worker died with it, it has a worker to itself; `deaths` counts those that died then.
+    It goes on among others after a worker died with it (`survived`). Once a second one did, it
+    has a worker to itself (`suspect`); `deaths` counts those that died then.
     """
 
     split: Split
     hashes: pl.DataFrame | None = None
+    survived: bool = False
     suspect: bool = False
     deaths: int = 0
 
@@ -37,21 +39,20 @@ class Piece:
         """What is left of it when the rows with some `input_hash`es are done."""
         left = self._all(plan).join(done, on="input_hash", how="anti", maintain_order="left")
         whole = left.height == self.rows
-        return Piece(self.split, self.hashes if whole else left, self.suspect, self.deaths)
+        return replace(self, hashes=self.hashes if whole else left)
 
     def only(self, hashes: pl.DataFrame, plan: Plan) -> Piece:
         """The rows of it that have some `input_hash`es."""
         chosen = self._all(plan).join(hashes, on="input_hash", how="semi", maintain_order="left")
-        return Piece(self.split, chosen, self.suspect, self.deaths)
+        return replace(self, hashes=chosen)
 
     def halves(self, plan: Plan) -> list[Piece]:
         """Two pieces of it."""
         hashes = self._all(plan)
         middle = hashes.height // 2
-        deaths = min(self.deaths, DEATHS_TO_HALVE - 1)
+        deaths = min(self.deaths, DEATHS_TO_HALVE)
         return [
-            Piece(self.split, part, self.suspect, deaths)
-            for part in (hashes[:middle], hashes[middle:])
+            replace(self, hashes=part, deaths=deaths) for part in (hashes[:middle], hashes[middle:])
         ]
 
     def after_death(self, plan: Plan, *, alone: bool) -> list[Piece]:
@@ -64,6 +65,9 @@ class Piece:
         Returns:
             Nothing, if it is a single row that has killed its workers again and again.
         """
+        if not self.survived:
+            self.survived = True
+            return [self]
         self.suspect = True
         self.deaths += alone
         if self.rows > 1:

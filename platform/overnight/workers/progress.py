@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import numpy.typing as npt
     import pyarrow as pa
 
@@ -85,6 +87,11 @@ class PoolProgress:
         lost: workers lost so far.
         waited: seconds until the first worker and its engine were ready.
         interrupted: workers lost so far because their machine was taken away.
+        waiting: rows that workers hold and have not handed to their engines.
+        ttft: seconds from a row's admission to its first token.
+        latency: seconds from a row's admission to its last token.
+        gauges: the engines' own: shares and the like as the mean over the workers that are
+            ready, counts of rows (`running`, `waiting`) as their sum.
     """
 
     seconds: float
@@ -97,6 +104,39 @@ class PoolProgress:
     lost: int
     waited: float = 0.0
     interrupted: int = 0
+    waiting: int = 0
+    ttft: Histogram = field(default_factory=Histogram)
+    latency: Histogram = field(default_factory=Histogram)
+    gauges: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        """Rows that are computed at once; where engines do not say, those that they hold."""
+        return round(self.gauges.get("running", self.in_flight))
+
+    @property
+    def queue(self) -> int:
+        """Rows that wait for their turn, with the engines or before them."""
+        return round(self.waiting + self.gauges.get("waiting", 0.0))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The gauges that are shares, 0 to 1, such as `kv_cache_usage`."""
+        return {name: value for name, value in self.gauges.items() if name not in _COUNTED}
+
+
+_COUNTED = frozenset({"running", "waiting"})
+
+
+def joined(gauges: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Gauges of several engines as one: counts of rows add up, of the others it is the mean."""
+    names = {
+        name: [each[name] for each in gauges if name in each] for each in gauges for name in each
+    }
+    return {
+        name: sum(values) / (1 if name in _COUNTED else len(values))
+        for name, values in names.items()
+    }
 
 
 class Tally:
