@@ -1,4 +1,4 @@
-"""The code location: every job, its schedule and its resources. Assembly only."""
+"""The code location: every job, its schedule, its sensors and its resources. Assembly only."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from overnight.orchestration import (
     DAILY_START,
     freshness_sensor,
     inference_asset,
+    landing_sensors,
     model_asset,
     source_asset,
     trained_model_asset,
@@ -78,7 +79,22 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
                 ),
             ],
             asset_checks=reviews,
-            sensors=[freshness_sensor(JOBS)],
+            sensors=[
+                freshness_sensor(JOBS),
+                # The embeddings are refreshed by their condition, once the sensor of `documents`
+                # has told that there is something new.
+                *landing_sensors(
+                    [job for job in JOBS if job is not document_embeddings],
+                    partitions=daily,
+                    also=[documents],
+                    default_status=dg.DefaultSensorStatus.RUNNING,
+                ),
+                dg.AutomationConditionSensorDefinition(
+                    "automation",
+                    target=dg.AssetSelection.assets(document_embeddings.name),
+                    default_status=dg.DefaultSensorStatus.RUNNING,
+                ),
+            ],
             resources={**from_env(), **(resource_overrides or {})},
         ),
         inference_asset(

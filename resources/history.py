@@ -44,8 +44,9 @@ class EmbeddedHistory(DagsterPostgresStorage):
         server = EmbeddedServer(Path(config_value["home"]) / "warehouse")
         server.join()
         history = cls(history_url(server), inst_data=inst_data)
-        # Dagster tells its storage nothing of the end; the last of the server's users stops it.
-        weakref.finalize(history, _leave, server)
+        # Dagster tells its storage nothing of the end, and keeps only the parts of it: the last of
+        # the server's users stops it.
+        weakref.finalize(history.event_log_storage, _leave, server)
         return history
 
 

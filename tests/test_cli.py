@@ -100,10 +100,9 @@ def test_rows_rejects_and_dead_letters_are_read_back(home: Path) -> None:
     assert "no rejects" in overnight("rejects", "lines", "--partition", "all").output
     dead = overnight("dead-letters", "reversed_lines")
     assert "told: on purpose" in dead.output
-    assert (
-        "no dead letters"
-        in overnight("dead-letters", "reversed_lines", "--partition", "2026-11-01").output
-    )
+    unknown = overnight("dead-letters", "reversed_lines", "--partition", "2026-11-01")
+    assert unknown.exit_code == 1
+    assert f"has never run for 2026-11-01; it ran for: {DAY}" in unknown.output
 
 
 def test_url_with_tcp_lets_any_client_in_until_ctrl_c(home: Path) -> None:

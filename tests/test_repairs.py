@@ -78,7 +78,10 @@ def test_a_retry_infers_only_the_rows_asked_for_and_publishes_them(home: Path) -
     assert inferred(home)[len(before) :] == ["ill 0"]
     (now,) = query("select * from lineage.latest_runs")
     assert (now["published"], now["dead_lettered"], now["inferred"]) == (41, 1, 1)
-    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+    with (
+        Warehouse.open(home=home),
+        dg.DagsterInstance.from_config(str(home / "dagster")) as instance,
+    ):
         (run_,) = instance.get_runs()
         assert run_.run_id == now["run_id"]
         event = instance.get_latest_materialization_event(dg.AssetKey(JOB))
@@ -124,7 +127,7 @@ def test_rejects_are_exported_with_the_text_of_their_rows(home: Path, tmp_path: 
     night(home)
     file = tmp_path / "fix.csv"
     overnight("rejects", "export", "lines", "--partition", DAY, "-o", str(file))
-    (row,) = csv.DictReader(file.open())
+    (row,) = csv.DictReader(file.read_text().splitlines())
     assert row["row"] == '{"line_id": "bad"}'
     assert (row["line"], row["key"]) == ("43", "bad")
     assert json.loads(overnight("rejects", "export", "lines", "--format", "jsonl").stdout)["row"]
@@ -145,7 +148,10 @@ def test_status_shows_every_table_within_a_hundred_columns(home: Path) -> None:
     assert [table[n] for n in ("rows_in", "published", "rejected", "dead_lettered")] == [
         43, 40, 1, 2,
     ]  # fmt: skip
-    assert table["checks"] == 4
+    assert table["checks"] >= 4
+    assert table["failed_checks"] == ["reject_share"]
+    assert "is published, but checks failed: reject_share" in said
+    assert "check reject_share failed:" in overnight("why", JOB, DAY).stdout
 
 
 def test_an_attempt_whose_process_is_gone_is_shown_as_such(home: Path) -> None:

@@ -124,6 +124,12 @@ class Overview:
         for problem, text in told:
             see = f"    overnight why {problem.job} {problem.partition}"
             lines += ["", _cut(text), see]
+        known = {(problem.job, problem.partition) for problem in self.problems}
+        for table in self.tables:
+            if table.failed_checks and (table.job, table.newest) not in known:
+                text = f"{table.job} {table.newest} is published, but checks failed: "
+                see = f"    overnight why {table.job} {table.newest}"
+                lines += ["", _cut(text + ", ".join(table.failed_checks)), see]
         for one in self.running:
             lines += ["", *map(_cut, _running(one, self.at))]
         if not self.running:

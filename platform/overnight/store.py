@@ -221,6 +221,16 @@ class Store:
         entries.sort(key=lambda entry: entry.key)
         yield from entries
 
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Names of the folders directly below a folder, sorted; an absent folder has none.
+
+        What is in them is not listed.
+        """
+        _check(prefix)
+        with self._errors("list", prefix):
+            found = obstore.list_with_delimiter(self._objects, prefix)["common_prefixes"]
+        return tuple(sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found))
+
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; one that is already gone is fine."""
         names = list(keys)

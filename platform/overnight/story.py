@@ -32,6 +32,12 @@ _FENCE = """
 SELECT published_attempt, published_at FROM lineage.partitions
 WHERE job = :job AND partition_key = :partition
 """
+_CHECKS = """
+SELECT c.key AS name, c.value ->> 'message' AS message
+FROM lineage.latest_runs r, jsonb_each(r.summary -> 'checks') c
+WHERE r.job = :job AND r.partition_key = :partition AND c.value ->> 'passed' = 'false'
+ORDER BY c.key
+"""
 _NAMED = 5
 
 
@@ -119,6 +125,8 @@ def _now(connection: sa.Connection, job: str, partition: str) -> Iterator[str]:
         if fence.published_attempt is None
         else f"Readers see attempt {fence.published_attempt}"
     )
+    for check in connection.execute(sa.text(_CHECKS), bound):
+        yield f"  check {check.name} failed: {check.message}"
     letters = newest_dead_letters(connection, job, partition)
     open_ = [one for one in letters if one.dropped_at is None]
     for letter in open_[:_NAMED]:

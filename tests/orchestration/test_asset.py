@@ -196,14 +196,3 @@ def test_observing_a_source_gives_a_version_to_each_landed_partition(
     (observation,) = result.asset_observations_for_node("lines")
     assert observation.partition == DAY
     assert observation.tags["dagster/data_version"]
-
-
-def test_the_schedule_runs_the_day_that_has_ended() -> None:
-    import datetime as dt
-
-    schedule = definitions().resolve_schedule_def("reversed_lines_schedule")
-    with dg.build_schedule_context(
-        scheduled_execution_time=dt.datetime(2026, 11, 21, 1, 0, tzinfo=dt.UTC)
-    ) as context:
-        (request,) = schedule.evaluate_tick(context).run_requests
-    assert request.partition_key == "2026-11-20"

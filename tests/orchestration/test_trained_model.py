@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 
+from overnight.landing import mark_complete
 from overnight.orchestration import inference_asset, source_asset, trained_model_asset
 from overnight.registry import Registry
 from resources import ClusterResource, StoreResource, WarehouseResource
@@ -31,6 +32,12 @@ def installation(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def lasting(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as made:
         yield made
 
 
@@ -110,15 +117,31 @@ def test_a_day_that_has_not_landed_is_an_error_that_is_not_retried(
     assert not any(event.is_step_up_for_retry for event in result.all_events)
 
 
-def test_the_schedule_trains_the_week_that_has_ended() -> None:
+def test_the_schedule_trains_the_week_that_has_ended_once_its_last_day_has_landed(
+    installation: Path, lasting: dg.DagsterInstance
+) -> None:
     import datetime as dt
 
-    schedule = definitions().resolve_schedule_def(f"{NAME}_schedule")
-    with dg.build_schedule_context(
-        scheduled_execution_time=dt.datetime(2024, 11, 24, 4, 0, tzinfo=dt.UTC)
-    ) as context:
-        (request,) = schedule.evaluate_tick(context).run_requests
+    instance = lasting
+    made = definitions()
+    schedule = made.resolve_schedule_def(f"{NAME}_schedule")
+
+    def tick() -> Any:
+        with dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=dt.datetime(2024, 11, 24, 4, 0, tzinfo=dt.UTC),
+            resources={"store": StoreResource()},
+            repository_def=made.get_repository_def(),
+        ) as context:
+            return schedule.evaluate_tick(context)
+
+    assert f"{WEEK} waits for lines of {LAST_DAY}: nothing has landed" in tick().skip_message
+    land(installation, 10, 12)
+    mark_complete(StoreResource().config.open(), lines, LAST_DAY)
+    (request,) = tick().run_requests
     assert request.partition_key == WEEK
+    assert train(instance).success
+    assert tick().skip_message == f"{WEEK} has been made"
 
 
 @pytest.mark.usefixtures("ray_head")

@@ -93,25 +93,28 @@ def retry(job: str, partition: str | None, keys: tuple[str, ...], reason: str | 
 
     home = Home.from_env()
     definitions = importlib.import_module(code_location()).defs
-    for day in sorted({one.partition_key for one in letters}):
-        asked = {one.key for one in letters if one.partition_key == day}
-        click.echo(f"{job} {day}: inferring {len(asked)} dead letters again")
-        run_id = materialize(
-            definitions,
-            job,
-            day,
-            dagster_home=dagster_home(home),
-            environment=environment(home),
-            tags={"overnight/repair": "dead-letters"},
-        )
-        with open_warehouse() as warehouse, warehouse.connect() as connection:
-            left = [one for one in newest_dead_letters(connection, job, day) if one.key in asked]
-        click.echo(
-            f"{job} {day}: {len(asked) - len(left)} of {len(asked)} rows came through and are "
-            f"published (run {run_id})"
-        )
-        for one in left:
-            click.echo(f"  still a dead letter: {one.key}: {one.reason}")
+    # Dagster's history may be in the embedded warehouse, which has to stay up until the end.
+    with open_warehouse() as warehouse:
+        for day in sorted({one.partition_key for one in letters}):
+            asked = {one.key for one in letters if one.partition_key == day}
+            click.echo(f"{job} {day}: inferring {len(asked)} dead letters again")
+            run_id = materialize(
+                definitions,
+                job,
+                day,
+                dagster_home=dagster_home(home),
+                environment=environment(home),
+                tags={"overnight/repair": "dead-letters"},
+            )
+            with warehouse.connect() as connection:
+                newest = newest_dead_letters(connection, job, day)
+            left = [one for one in newest if one.key in asked]
+            click.echo(
+                f"{job} {day}: {len(asked) - len(left)} of {len(asked)} rows came through and are "
+                f"published (run {run_id})"
+            )
+            for one in left:
+                click.echo(f"  still a dead letter: {one.key}: {one.reason}")
 
 
 @dead_letters.command()

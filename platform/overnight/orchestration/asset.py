@@ -18,7 +18,9 @@ from overnight.orchestration import metadata
 from overnight.orchestration.dependencies import job_deps
 from overnight.orchestration.live import Observer
 from overnight.orchestration.partition import partition_of
-from overnight.orchestration.pools import NIGHTLY, PRIORITY, pool_of
+from overnight.orchestration.pools import pool_of
+from overnight.orchestration.readiness import inputs_of
+from overnight.orchestration.schedule import job_of, waiting_schedule
 from overnight.orchestration.source import description
 from overnight.progress import Reporter, foreground_terminal
 from overnight.report import PartitionReport
@@ -52,8 +54,8 @@ def inference_asset(
     Args:
         job: what to infer; needs the resources `warehouse`, `store` and `cluster`.
         partitions: one partition a day, in a named time zone; None for a job without any.
-        hour: of the day at which the day that has ended (or the whole) is run; None for no
-            schedule.
+        hour: of the day at which the day that has ended (or the whole) is run, if its data has
+            landed, see `waiting_schedule`; None for no schedule.
         timezone: the hour's, for a job without partitions.
         automation_condition: when Dagster should run it by itself.
         group: the asset group in the UI.
@@ -118,9 +120,13 @@ def inference_asset(
             check_results=list(check_results([*report.audit.checks, *also])),
         )
 
-    asset_job = dg.define_asset_job(f"{job.name}_job", selection=[asset], tags={PRIORITY: NIGHTLY})
-    schedules = [] if hour is None else [_schedule(asset_job, job.name, partitions, hour, timezone)]
-    return dg.Definitions(assets=[asset], jobs=[asset_job], schedules=schedules)
+    schedules = [
+        waiting_schedule(
+            job.name, inputs_of(job.source), partitions=partitions, hour=at, timezone=timezone
+        )
+        for at in ([] if hour is None else [hour])
+    ]
+    return dg.Definitions(assets=[asset], jobs=[job_of(job.name)], schedules=schedules)
 
 
 def _check_specs(job: InferenceJob) -> list[dg.AssetCheckSpec]:
@@ -132,32 +138,6 @@ def _check_specs(job: InferenceJob) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(name, asset=job.name, description=meaning, blocking=name not in warnings)
         for name, meaning in checks.items()
     ]
-
-
-def _schedule(
-    asset_job: Any,
-    name: str,
-    partitions: dg.TimeWindowPartitionsDefinition | None,
-    hour: int,
-    timezone: str | None,
-) -> Any:
-    if partitions is None:
-        if timezone is None:
-            raise ConfigError(f"job {name!r}: a schedule at {hour}:00 needs a timezone")
-        return dg.ScheduleDefinition(
-            job=asset_job,
-            name=f"{name}_schedule",
-            cron_schedule=f"0 {hour} * * *",
-            execution_timezone=timezone,
-            description=f"Runs {name} at {hour}:00.",
-        )
-    return dg.build_schedule_from_partitioned_job(
-        asset_job,
-        name=f"{name}_schedule",
-        hour_of_day=hour,
-        minute_of_hour=0,
-        description=f"Runs {name} at {hour}:00 for the day that has just ended.",
-    )
 
 
 def _partition(context: dg.AssetExecutionContext) -> str:

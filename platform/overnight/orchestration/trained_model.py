@@ -11,6 +11,7 @@ from overnight.errors import OvernightError
 from overnight.fingerprint import digest, source_of
 from overnight.orchestration.asset import RETRIES, RETRY_WAIT_S, check_results
 from overnight.orchestration.dependencies import lookback_deps
+from overnight.orchestration.schedule import job_of, waiting_schedule
 from overnight.registry import Registry
 from overnight.training import NOT_WORSE, TrainedModel, TrainingReport, train_model
 
@@ -36,7 +37,8 @@ def trained_model_asset(
         partitions: one partition a week, say, in a named time zone.
         group: the asset group in the UI.
         description: what the model is for.
-        hour: of the day after a partition at which it is trained; None for no schedule.
+        hour: of the day after a partition at which it is trained if the data of its last day
+            has landed, or else of a later day; None for no schedule.
         depends_on: assets beyond the landed sources.
         owners: who answers for the model, `team:name` or an e-mail address.
         pool: Dagster's concurrency pool.
@@ -70,11 +72,10 @@ def trained_model_asset(
     )
     def asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
         store = context.resources.store
-        last_day = context.partition_time_window.end.date() - dt.timedelta(days=1)
         try:
             report = train_model(
                 model,
-                last_day.isoformat(),
+                _last_day(context.partition_time_window),
                 store=store.config,
                 registry=Registry(store.config, store.scratch / "models"),
                 scratch=store.scratch,
@@ -93,21 +94,28 @@ def trained_model_asset(
             check_results=checks,
         )
 
-    asset_job = dg.define_asset_job(f"{model.name}_job", selection=[asset])
     schedules = (
         []
         if hour is None
         else [
-            dg.build_schedule_from_partitioned_job(
-                asset_job,
-                name=f"{model.name}_schedule",
-                hour_of_day=hour,
-                minute_of_hour=0,
-                description=f"Trains {model.name} at {hour}:00 when a partition has ended.",
+            waiting_schedule(
+                model.name,
+                model.inputs,
+                partitions=partitions,
+                hour=hour,
+                last_day=lambda partition: _last_day(
+                    partitions.time_window_for_partition_key(partition)
+                ),
+                catch_up=1,
+                again=False,
             )
         ]
     )
-    return dg.Definitions(assets=[asset], jobs=[asset_job], schedules=schedules)
+    return dg.Definitions(assets=[asset], jobs=[job_of(model.name)], schedules=schedules)
+
+
+def _last_day(window: dg.TimeWindow) -> str:
+    return (window.end.date() - dt.timedelta(days=1)).isoformat()
 
 
 def _told(report: TrainingReport) -> dict[str, Any]:

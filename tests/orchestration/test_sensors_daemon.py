@@ -1,0 +1,91 @@
+"""Dagster's own daemon sees files land, and a run of their day starts and publishes them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from tests.support.shop import line, write_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pytest
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 240
+DAY = "2024-11-24"
+
+
+def wait_until(done: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not done():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def daemon(environment: dict[str, str]) -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dagster._daemon", "run", "-m", "tests.orchestration.sensed"],
+        cwd=ROOT,
+        env=environment,
+        stdout=open("/tmp/sens_daemon.log", "a"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_the_daemon_starts_a_run_when_files_land_and_none_after_a_restart(
+    home: Path, tmp_path: Path, ray_head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(tmp_path),
+        "OVERNIGHT_HOME": str(home),
+        "OVERNIGHT_RAY_ADDRESS": ray_head,
+    }
+    (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+
+        def ticks() -> int:
+            states = instance.all_instigator_state()
+            return sum(
+                len(instance.get_ticks(state.instigator_origin_id, state.selector_id))
+                for state in states
+            )
+
+        with daemon(environment):
+            wait_until(ticks, "no tick came")
+            write_lines(home, [line(1), line(2)], DAY)
+            write_lines(home, [], DAY, "_SUCCESS")
+            wait_until(
+                lambda: [run for run in instance.get_runs() if run.is_finished],
+                "no run of the day that landed came to its end",
+            )
+        (run,) = instance.get_runs()
+        assert run.status is dg.DagsterRunStatus.SUCCESS
+        assert run.tags["dagster/partition"] == DAY
+        assert run.tags["dagster/sensor_name"] == "lines_landing"
+        assert run.tags["overnight/why"] == f"1 files of lines have landed for {DAY}"
+        before = ticks()
+        with daemon(environment):
+            wait_until(lambda: ticks() > before, "no tick came after the restart")
+        assert len(instance.get_runs()) == 1
