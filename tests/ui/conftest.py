@@ -1,9 +1,8 @@
-"""One installation for all tests of the UI: landed days, `overnight dev`, and a browser."""
+"""One installation for all tests of the UI: `overnight dev`, and a browser."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
 import os
 import signal
@@ -11,18 +10,18 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from assets.demo.articles import articles
 from tests.test_dev import MARK, free_port, marked
 from tests.ui.browser import launched
 from tests.warehouse.helpers import open_home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from playwright.sync_api import Browser, Page
 
@@ -30,18 +29,6 @@ ROOT = Path(__file__).parents[2]
 READY_S = 180
 WAIT_MS = 60_000
 SIZE = {"width": 1440, "height": 900}
-
-
-def days_ago(number: int) -> str:
-    """A day that has ended; the UI offers the last 90 of them."""
-    return (dt.datetime.now(tz=dt.UTC).date() - dt.timedelta(days=number)).isoformat()
-
-
-DAY = days_ago(3)
-BACKFILL = (days_ago(7), days_ago(6), days_ago(5))
-SPOILED = days_ago(2)
-ROWS = 24
-WITHOUT_TEXT = 6
 
 
 @pytest.fixture(scope="session")
@@ -52,40 +39,38 @@ def artifacts() -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Installation:
+    """An installation that is up."""
+
+    url: str
+    home: Path
+    environment: dict[str, str]
+
+    def land(self, day: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Land articles, as a person would; not complete, so that nobody else starts the day."""
+        file = self.home / f"{day}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        done = subprocess.run(
+            [sys.executable, "-m", "overnight.cli", "land", "articles", day, str(file)],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The UI of an installation with real engines; nothing of it is left running."""
+def installation() -> Iterator[Installation]:
+    """An installation with real engines; nothing of it is left running."""
     with open_home() as home:
         environment = {**os.environ, "OVERNIGHT_HOME": str(home), MARK: str(home)}
         for variable in ("DAGSTER_HOME", "OVERNIGHT_RAY_ADDRESS"):
             environment.pop(variable, None)
-        for day in (DAY, *BACKFILL):
-            land(home, environment, day)
-        land(home, environment, SPOILED, without_text=WITHOUT_TEXT)
         with serving(home, environment) as url:
-            yield url
-
-
-def land(home: Path, environment: dict[str, str], day: str, *, without_text: int = 0) -> None:
-    """Land articles as a person would: one breaks the contract, or some cannot be summarized."""
-    rows = list(articles(dt.date.fromisoformat(day), count=ROWS, bad_rows=0 if without_text else 1))
-    for row in rows[:without_text]:
-        row["body"] = ""
-    file = home / f"{day}.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    overnight(environment, "land", "articles", day, str(file))
-
-
-def overnight(environment: dict[str, str], *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "overnight.cli", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+            yield Installation(url, home, environment)
 
 
 @contextlib.contextmanager
@@ -146,10 +131,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def visitor(browser: Browser, address: str) -> Iterator[Page]:
+def visitor(browser: Browser, installation: Installation) -> Iterator[Page]:
     """Somebody who has just opened the UI and has sent away what Dagster asks of newcomers."""
     page = browser.new_context(
-        base_url=address, viewport=SIZE, timezone_id="Europe/Berlin"
+        base_url=installation.url, viewport=SIZE, timezone_id="Europe/Berlin"
     ).new_page()
     page.set_default_timeout(WAIT_MS)
     page.goto("/asset-groups", timeout=WAIT_MS)

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.ui.conftest import BACKFILL, DAY, ROWS, SPOILED, WITHOUT_TEXT
+from assets.demo.articles import articles as demo_articles
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from playwright.sync_api import Locator, Page
 
+    from tests.ui.conftest import Installation
+
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(600)]
 RUN_MS = 240_000
 GROUP = "/locations/assets.definitions/asset-groups/magazine"
 expect.set_options(timeout=60_000)
+
+ROWS = 24
+WITHOUT_TEXT = 6
+
+
+def days_ago(number: int) -> str:
+    """A day that has ended; the UI offers the last 90 of them."""
+    return (dt.datetime.now(tz=dt.UTC).date() - dt.timedelta(days=number)).isoformat()
+
+
+DAY = days_ago(3)
+BACKFILL = (days_ago(7), days_ago(6), days_ago(5))
+SPOILED = days_ago(2)
+
+
+def articles(day: str, *, bad_rows: int = 0) -> list[dict[str, object]]:
+    return list(demo_articles(dt.date.fromisoformat(day), count=ROWS, bad_rows=bad_rows))
 
 
 def launch(page: Page, partitions: str, button: str) -> None:
@@ -59,6 +79,11 @@ def show_plot(page: Page, key: str) -> None:
     assert plot.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
 
 
+def close(page: Page) -> None:
+    page.get_by_role("button", name="Close").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
 def picture(page: Page, file: Path) -> None:
     """A picture for the README, once nothing moves any more."""
     page.screenshot(path=file, animations="disabled")
@@ -78,7 +103,10 @@ def test_the_graph_shows_what_there_is(page: Page) -> None:
     expect(panel(page, "Kinds")).to_contain_text("vllm")
 
 
-def test_a_partition_is_materialized(page: Page, artifacts: Path) -> None:
+def test_a_partition_is_materialized(
+    page: Page, installation: Installation, artifacts: Path
+) -> None:
+    installation.land(DAY, articles(DAY, bad_rows=1))
     launch(page, DAY, "Launch 1 run")
     finish(page, "Success")
     show_partition(page, DAY)
@@ -87,10 +115,10 @@ def test_a_partition_is_materialized(page: Page, artifacts: Path) -> None:
     expect(row(page, "published")).to_contain_text(str(ROWS))
     expect(row(page, "tokens_per_s")).to_contain_text(re.compile(r"\d"))
     show_plot(page, "throughput")
-    page.get_by_role("button", name="Close").click()
+    close(page)
     show_plot(page, "output_length")
     picture(page, artifacts / "metadata.png")
-    page.get_by_role("button", name="Close").click()
+    close(page)
 
 
 def test_its_checks_have_passed(page: Page) -> None:
@@ -99,7 +127,9 @@ def test_its_checks_have_passed(page: Page) -> None:
     expect(page.get_by_text("Passed", exact=True)).to_be_visible()
 
 
-def test_three_days_are_backfilled(page: Page, artifacts: Path) -> None:
+def test_three_days_are_backfilled(page: Page, installation: Installation, artifacts: Path) -> None:
+    for day in BACKFILL:
+        installation.land(day, articles(day))
     launch(page, f"[{BACKFILL[0]}...{BACKFILL[-1]}]", "Launch backfill")
     finish(page, "Success", of="/runs?view=backfills")
     expect(page.get_by_role("button", name="3 partitions")).to_be_visible()
@@ -113,7 +143,11 @@ def test_three_days_are_backfilled(page: Page, artifacts: Path) -> None:
     picture(page, artifacts / "asset-graph.png")
 
 
-def test_a_check_that_failed_is_red_and_says_why(page: Page, artifacts: Path) -> None:
+def test_a_check_that_failed_is_red_and_says_why(
+    page: Page, installation: Installation, artifacts: Path
+) -> None:
+    without_text = [{**row, "body": ""} for row in articles(SPOILED)[:WITHOUT_TEXT]]
+    installation.land(SPOILED, [*without_text, *articles(SPOILED)[WITHOUT_TEXT:]])
     launch(page, SPOILED, "Launch 1 run")
     finish(page, "Failure")
     page.goto("/assets/daily_summaries?view=checks&checkDetail=dead_letter_share")
