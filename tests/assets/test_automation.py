@@ -113,3 +113,32 @@ def test_nothing_is_embedded_before_blocking_checks_of_what_it_is_made_from_have
     assert not checked.refreshes()
     checked.check(passed=True)
     assert checked.refreshes()
+
+
+def test_documents_that_land_are_told_by_the_sensor_and_embedded_once(
+    daemon: Daemon, home: Path
+) -> None:
+    daemon.observe(MODEL, "m1")
+    folder = home / "store" / "landing" / "documents" / daemon.days[-1]
+    folder.mkdir(parents=True)
+    (folder / "changes.jsonl").touch()
+    (folder / "_SUCCESS").touch()
+    sensor = daemon.definitions.resolve_sensor_def("documents_landing")
+    resources: Any = daemon.definitions.resources
+
+    def tick(cursor: str | None) -> Any:
+        with dg.build_sensor_context(
+            instance=daemon.instance,
+            cursor=cursor,
+            repository_def=daemon.definitions.get_repository_def(),
+            resources={"store": resources["store"]},
+        ) as context:
+            return sensor.evaluate_tick(context)
+
+    told = tick(None)
+    assert not told.run_requests, "the condition starts it"
+    (event,) = told.asset_events
+    daemon.instance.report_runless_asset_event(event)
+    assert daemon.refreshes()
+    assert not tick(told.cursor).asset_events
+    assert not daemon.refreshes()
