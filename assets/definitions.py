@@ -25,6 +25,7 @@ from assets.sources import (
 from assets.summaries import daily_summaries, summary_model
 from overnight.orchestration import (
     DAILY_START,
+    alert_sensor,
     freshness_sensor,
     inference_asset,
     landing_sensors,
@@ -81,6 +82,7 @@ def build_definitions(*, resource_overrides: Mapping[str, object] | None = None)
             asset_checks=reviews,
             sensors=[
                 freshness_sensor(JOBS),
+                alert_sensor(JOBS),
                 # The embeddings are refreshed by their condition, once the sensor of `documents`
                 # has told that there is something new.
                 *landing_sensors(

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 __all__ = [
-    "METADATA", "SCHEMA", "VIEWS", "attempts", "dead_letters", "fingerprints", "inputs",
+    "METADATA", "SCHEMA", "VIEWS", "alerts", "attempts", "dead_letters", "fingerprints", "inputs",
     "ledger", "partitions", "progress", "rejects", "repairs",
     "runs",
 ]  # fmt: skip
@@ -226,6 +226,21 @@ repairs = sa.Table(
     sa.CheckConstraint(sa.column("action").in_(("retry", "drop")), name="repairs_action"),
     sa.Index("repairs_of_partition", "job", "partition_key"),
     comment="What people decided about dead letters",
+)  # fmt: skip
+
+alerts = sa.Table(
+    "alerts", METADATA,
+    _col("id", sa.Text, "Names the event, so that it is told once", primary_key=True),
+    _col("kind", sa.Text, "run_failed or late"),
+    _col("job", sa.Text, "What it is about"),
+    _col("partition", sa.Text, "Of the job; empty if there is none"),
+    _col("happened_at", sa.Text, "When it happened, ISO 8601"),
+    _col("text", sa.Text, "What happened, and which command shows more"),
+    _col("created_at", sa.DateTime(timezone=True), "When it was noticed", server_default=_NOW),
+    _col("sent_at", sa.DateTime(timezone=True), "When the webhook took it", null=True),
+    _col("tries", sa.BigInteger, "How often it was tried", server_default="0"),
+    _col("last_error", sa.Text, "Why the webhook did not take it, last time", null=True),
+    comment="Alerts on their way to the webhook: those without sent_at are tried again",
 )  # fmt: skip
 
 progress = sa.Table(

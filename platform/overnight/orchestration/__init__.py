@@ -13,6 +13,7 @@ import dagster as dg
 # saying so at each start would bury what matters.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
+from overnight.orchestration.alerts import alert_sensor  # noqa: E402 - after the filter
 from overnight.orchestration.asset import DAILY_START, inference_asset  # noqa: E402 - after the filter
 from overnight.orchestration.freshness import freshness_sensor  # noqa: E402 - after the filter
 from overnight.orchestration.sensor import landing_sensor, landing_sensors  # noqa: E402 - after the filter
@@ -22,6 +23,7 @@ from overnight.orchestration.trained_model import trained_model_asset  # noqa: E
 
 __all__ = [
     "DAILY_START",
+    "alert_sensor",
     "freshness_sensor",
     "inference_asset",
     "landing_sensor",
