@@ -106,7 +106,7 @@ def test_development_keeps_its_history_in_the_embedded_postgresql(home: Path) ->
         # As a run's own process gets it.
         with DagsterInstance.from_ref(instance.get_ref()) as again:
             assert again.get_dynamic_partitions("a") == ["b"]
-            assert isinstance(again._storage, EmbeddedHistory)
+            assert isinstance(again.get_ref().storage, EmbeddedHistory)
     assert not list(place.rglob("*.db"))
 
 
