@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import click
 
-from overnight.commands import backfill, land, read, rejects, repair, serve, status, why
+from overnight.commands import backfill, land, metrics, read, rejects, repair, serve, status, why
 from overnight.commands.shared import Group
 
 
@@ -31,6 +31,7 @@ main.add_command(read.search)
 main.add_command(serve.dev)
 main.add_command(serve.node)
 main.add_command(serve.demo)
+main.add_command(metrics.metrics)
 
 if __name__ == "__main__":
     main()

@@ -132,6 +132,8 @@ def publication(
         tokens_out=inference.output_tokens,
         inference_seconds=inference.busy_seconds,
         also=[functools.partial(record_ledger, attempt=stage.attempt, ledger_entries=cost)],
+        ttft=inference.ttft,
+        latency=inference.latency,
         data_version=digest([fingerprint.id, fingerprint.output_version, inputs]),
         summary=audited.summary(),
     )

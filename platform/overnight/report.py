@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from overnight.workers.progress import Histogram
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from overnight.audit import Audit
     from overnight.job import Fingerprint, InferenceJob
@@ -58,6 +60,8 @@ class Inference:
         cached_tokens: prompt tokens that were found in the prefix cache.
         ttft_s: time to first token at the quantiles of `QUANTILES`, seconds; empty if unknown.
         latency_s: time from submission to the last token, likewise.
+        ttft: times to first token of all rows (`binned`); None if unknown.
+        latency: times to the last token, likewise.
         samples: progress over time.
         output_lengths: how many rows (`rows`) had an output of so many tokens (`tokens`).
     """
@@ -70,6 +74,8 @@ class Inference:
     cached_tokens: int = 0
     ttft_s: Sequence[float] = ()
     latency_s: Sequence[float] = ()
+    ttft: Mapping[str, Any] | None = None
+    latency: Mapping[str, Any] | None = None
     samples: Sequence[PoolProgress] = ()
     output_lengths: pl.DataFrame = field(default_factory=pl.DataFrame)
 
@@ -157,6 +163,8 @@ def measured(
         cached_tokens=_total(fresh, "cached_tokens"),
         ttft_s=_quantiles(fresh, "ttft_s"),
         latency_s=_quantiles(fresh, "latency_s"),
+        ttft=binned(fresh, "ttft_s"),
+        latency=binned(fresh, "latency_s"),
         samples=samples,
         output_lengths=_lengths(fresh),
     )
@@ -170,6 +178,17 @@ def _quantiles(measures: pl.DataFrame, column: str) -> list[float]:
     if column not in measures.columns or measures[column].drop_nulls().is_empty():
         return []
     return [float(measures[column].quantile(q) or 0.0) for q in QUANTILES]
+
+
+def binned(measures: pl.DataFrame, column: str) -> dict[str, Any] | None:
+    """Durations as a JSON-able histogram: `bins` as in `Histogram`, and their `sum` in seconds."""
+    if column not in measures.columns:
+        return None
+    seconds = measures[column].drop_nulls()
+    if seconds.is_empty():
+        return None
+    bins = Histogram.of(seconds.to_numpy()).counts
+    return {"bins": list(bins), "sum": float(seconds.sum())}
 
 
 def _lengths(measures: pl.DataFrame) -> pl.DataFrame:

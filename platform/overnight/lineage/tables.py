@@ -116,6 +116,8 @@ runs = sa.Table(
     _col("data_version", sa.Text, "Digest of the published partition's content", null=True),
     _col("published_at", sa.DateTime(timezone=True), "When readers saw it", server_default=_NOW),
     _col("summary", JSONB, "Results of the audit and whatever else belongs to it", null=True),
+    _col("ttft", JSONB, "Time to first token of the inferred rows: bins, sum (seconds)", null=True),
+    _col("latency", JSONB, "Time to the last token of the inferred rows, likewise", null=True),
     sa.Index("runs_of_partition", "job", "partition_key", "attempt"),
     comment="Every publication of a partition; the current ones are in latest_runs",
 )  # fmt: skip

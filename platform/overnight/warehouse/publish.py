@@ -65,6 +65,8 @@ class Publication:
         rejects: see `record_rejects`; may be capped, `counts.rejected` is exact.
         dead_letters: see `record_dead_letters`.
         summary: JSON-able results of the audit.
+        ttft: the times to the first token of what was inferred (`report.binned`).
+        latency: those to the last token, likewise.
         also: writes that belong to the same transaction, such as the ledger's.
     """
 
@@ -81,6 +83,8 @@ class Publication:
     tokens_out: int | None = None
     inference_seconds: float | None = None
     data_version: str | None = None
+    ttft: Mapping[str, Any] | None = None
+    latency: Mapping[str, Any] | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
     also: Sequence[Callable[[sa.Connection], None]] = ()
 
@@ -253,6 +257,8 @@ def _record(
             inference_seconds=publication.inference_seconds,
             data_version=publication.data_version,
             summary=dict(publication.summary),
+            ttft=sa.null() if publication.ttft is None else dict(publication.ttft),
+            latency=sa.null() if publication.latency is None else dict(publication.latency),
             **counts,
         )
         .returning(tables.runs.c.published_at)

@@ -14,19 +14,25 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Seconds, eight bounds a decade from 1 ms to 3 hours: any quantile is right within 15%.
-_EDGES = 10.0 ** (np.arange(-24, 33) / 8.0)
+EDGES = 10.0 ** (np.arange(-24, 33) / 8.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
     """Counts of durations in seconds, in fixed logarithmic bins; add two with `+`."""
 
-    counts: tuple[int, ...] = (0,) * (len(_EDGES) + 1)
+    counts: tuple[int, ...] = (0,) * (len(EDGES) + 1)
 
     def __add__(self, other: Histogram) -> Histogram:
         """The histogram of both samples."""
         pairs = zip(self.counts, other.counts, strict=True)
         return Histogram(tuple(mine + theirs for mine, theirs in pairs))
+
+    @classmethod
+    def of(cls, seconds: npt.NDArray[np.float64]) -> Histogram:
+        """The histogram of some durations."""
+        bins = np.searchsorted(EDGES, seconds)
+        return cls(tuple(np.bincount(bins, minlength=len(EDGES) + 1).tolist()))
 
     def quantile(self, q: float) -> float | None:
         """The `q`-quantile in seconds (an upper bound, within 34%); None without samples."""
@@ -34,7 +40,7 @@ class Histogram:
         if not total:
             return None
         index = int(np.searchsorted(np.cumsum(self.counts), q * total))
-        return float(_EDGES[min(index, len(_EDGES) - 1)])
+        return float(EDGES[min(index, len(EDGES) - 1)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +153,8 @@ class Tally:
         self.failed = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
-        self._ttft = np.zeros(len(_EDGES) + 1, np.int64)
-        self._latency = np.zeros(len(_EDGES) + 1, np.int64)
+        self._ttft = np.zeros(len(EDGES) + 1, np.int64)
+        self._latency = np.zeros(len(EDGES) + 1, np.int64)
 
     def count(self, results: pa.Table) -> None:
         """Add rows as an engine hands them back."""
@@ -173,4 +179,4 @@ def _total(results: pa.Table, name: str) -> int:
 def _bin(counts: npt.NDArray[np.int64], results: pa.Table, name: str) -> None:
     if name in results.column_names:
         seconds = results[name].drop_null().to_numpy()
-        np.add.at(counts, np.searchsorted(_EDGES, seconds), 1)
+        np.add.at(counts, np.searchsorted(EDGES, seconds), 1)

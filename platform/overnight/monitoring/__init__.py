@@ -1,0 +1,1 @@
+"""What monitoring systems read: metrics for Prometheus, spans for OpenTelemetry."""
