@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from overnight.audit import Audit
     from overnight.job import Fingerprint, InferenceJob
     from overnight.ledger import Entry
+    from overnight.monitoring.traces import Trace
     from overnight.plan import Plan
     from overnight.results import Filled
     from overnight.workers.progress import PoolProgress
@@ -31,10 +32,12 @@ class Timings:
 
     Args:
         clock: monotonic seconds.
+        trace: gets a span for each phase.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], trace: Trace) -> None:
         self._clock = clock
+        self._trace = trace
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -42,7 +45,8 @@ class Timings:
         """Count the time of a `with` block towards a phase."""
         started = self._clock()
         try:
-            yield
+            with self._trace.span(phase):
+                yield
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + self._clock() - started
 

@@ -31,6 +31,7 @@ from overnight.journal import collect
 from overnight.landing import reader_of
 from overnight.lineage import record
 from overnight.lineage.live import Teller
+from overnight.monitoring.traces import traced
 from overnight.plan import build_plan
 from overnight.publication import (
     Earlier,
@@ -123,11 +124,13 @@ def run_partition(
     job = job.pinned(house.registry)
     fingerprint = job.fingerprint()
     prices = Market.from_env()
-    timings = Timings(clock)
     with (
+        traced(job=job.name, partition=partition, run_id=run_id) as trace,
         _attempt(job, partition, run_id, fingerprint, house) as attempt,
         scratch_folder(house.scratch, str(attempt.attempt)) as scratch,
     ):
+        timings = Timings(clock, trace)
+        trace.tell(attempt=attempt.attempt)
         earlier = Earlier.read(house.warehouse, job, partition, fingerprint)
         assignment = _assignment(attempt, house, earlier)
         journal = assignment.journal
@@ -154,6 +157,7 @@ def run_partition(
                 with timings("publish"):
                     final = publication(plan, filled, audited, inference, stage, fingerprint, cost)
                     publish(house.warehouse, final)
+                    trace.tell(rows_in=plan.rows_in, inferred=filled.inferred, rows=audited.rows)
                     for index in job.indexes:
                         ensure_index(house.warehouse, stage.published, index)
     _forget(journal, job, house)

@@ -102,7 +102,8 @@ def test_times_to_first_token_are_a_histogram(endpoint: str, warehouse: Warehous
     with warehouse.begin() as connection:
         statement = sa.text(
             "INSERT INTO lineage.runs (attempt, run_id, job, partition_key, table_name, "
-            "fingerprint, output_version, rows_in, published, rejected, dead_lettered, inferred, reused, ttft) "
+            "fingerprint, output_version, rows_in, published, rejected, dead_lettered, "
+            "inferred, reused, ttft) "
             "SELECT attempt, run_id, job, partition_key, table_name, fingerprint, output_version, "
             "4, 4, 0, 0, 4, 0, CAST(:ttft AS jsonb) FROM lineage.attempts WHERE attempt = :attempt"
         )
