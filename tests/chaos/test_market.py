@@ -130,6 +130,7 @@ def test_a_machine_that_is_lost_is_replaced_by_one_that_was_spare(
     assert night.attempts() == {1, 2}
 
 
+@pytest.mark.sweep
 def test_a_worker_that_was_only_out_of_reach_types_nothing_twice(
     lab: Lab, market: SpotMarket
 ) -> None:
