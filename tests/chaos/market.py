@@ -119,7 +119,7 @@ def open_market(folder: Path) -> Iterator[SpotMarket]:
             "object_store_memory": MEMORY,
             "include_dashboard": False,
             "labels": {MARKET_LABEL: "on-demand"},
-            "_system_config": HEALTH_CHECKS,
+            "_system_config": dict(HEALTH_CHECKS),  # Ray adds to it
         },
     )
     try:
