@@ -63,8 +63,9 @@ def history_url(server: EmbeddedServer) -> str:
     import psycopg
 
     folder, port = server.address()
-    where = {"user": SUPERUSER, "host": folder, "port": port, "dbname": "postgres"}
-    with psycopg.connect(**where, autocommit=True) as connection:  # type: ignore[arg-type]
+    with psycopg.connect(
+        user=SUPERUSER, host=folder, port=port, dbname="postgres", autocommit=True
+    ) as connection:
         known = "SELECT FROM pg_database WHERE datname = %s"
         if connection.execute(known, (DATABASE,)).fetchone() is None:
             # Another of Dagster's processes may be quicker.

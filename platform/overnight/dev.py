@@ -65,19 +65,33 @@ def serve(home: Home, *, port: int) -> int:
         ConfigError: if the port is taken.
     """
     _check_free(port)
-    with kept_up(home), stopping() as asked:
-        ui = subprocess.Popen(  # noqa: S603 - our own program and a checked port
-            [
-                *(program("dagster"), "dev", "--workspace", "workspace.yaml"),
-                *("--host", "127.0.0.1", "--port", str(port)),
-            ],
-            env=environment(home),
-            start_new_session=True,  # Ctrl-C reaches us, and we stop it in order
-        )
-        print(f"Dagster: http://127.0.0.1:{port}   Ctrl-C stops everything.", flush=True)  # noqa: T201
-        threading.Thread(target=_watch, args=(ui, asked), daemon=True).start()
-        asked.wait()
-        return _stop(ui)
+    with kept_up(home):
+        # Before signals are waited for: what Dagster imports has handlers of its own.
+        _declare_limits(home)
+        with stopping() as asked:
+            ui = subprocess.Popen(  # noqa: S603 - our own program and a checked port
+                [
+                    *(program("dagster"), "dev", "--workspace", "workspace.yaml"),
+                    *("--host", "127.0.0.1", "--port", str(port)),
+                ],
+                env=environment(home),
+                start_new_session=True,  # Ctrl-C reaches us, and we stop it in order
+            )
+            print(f"Dagster: http://127.0.0.1:{port}   Ctrl-C stops everything.", flush=True)  # noqa: T201
+            threading.Thread(target=_watch, args=(ui, asked), daemon=True).start()
+            asked.wait()
+            return _stop(ui)
+
+
+def _declare_limits(home: Home) -> None:
+    """Have the pools' limits hold from the first run on."""
+    import dagster as dg
+
+    from overnight.commands.shared import declared_definitions
+    from overnight.orchestration.pools import declare_limits
+
+    with dg.DagsterInstance.from_config(str(dagster_home(home))) as instance:
+        declare_limits(instance, declared_definitions().resolve_asset_graph())
 
 
 @contextlib.contextmanager

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from tests.benchmarks import peer_ray_data
 from tests.benchmarks.bench_partition import prompts, write_landing
 from tests.benchmarks.harness import ROOT, Case, Figure, fresh, new_home
+from tests.support.daemons import daemon
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,28 +142,13 @@ def _daemon(home: str, env: dict[str, str]) -> Iterator[None]:
     from overnight.dev import dagster_home
 
     began = time.time()
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "dagster._daemon", "run", "-m", LOCATION],
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
+    with daemon(LOCATION, env):
         with dg.DagsterInstance.from_config(str(dagster_home(_settings(home)))) as instance:
-            while True:
-                beats = instance.get_daemon_heartbeats().values()
-                if any(beat.timestamp > began for beat in beats):
-                    break
-                if time.time() > began + _START_S:
-                    raise RuntimeError("Dagster's daemon did not start")
-                time.sleep(0.2)
+            until(
+                lambda: any(
+                    beat.timestamp > began for beat in instance.get_daemon_heartbeats().values()
+                ),
+                "Dagster's daemon did not start",
+                seconds=_START_S,
+            )
         yield
-    finally:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

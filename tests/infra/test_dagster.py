@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from overnight.home import Home
 from overnight.warehouse.embedded import EmbeddedServer
 from resources.history import EmbeddedHistory, history_url
 from tests.infra.dying import PIDS
+from tests.support import daemons
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -55,23 +55,8 @@ def daemon(production: DagsterInstance, tmp_path: Path) -> Iterator[dict[str, st
         "DAGSTER_HOME": str(tmp_path),
         PIDS: str(tmp_path / "pids"),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dagster._daemon", "run", "-m", "tests.infra.dying"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
+    with daemons.daemon("tests.infra.dying", environment):
         yield environment
-    finally:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def test_dagster_reads_the_settings_as_they_are_meant(production: DagsterInstance) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,28 +24,21 @@ from overnight.orchestration.backfill import DAEMONS
 from overnight.orchestration.pools import PRIORITY, pool_of
 from overnight.spot.policy import SpotPolicy
 from overnight.warehouse.connect import Warehouse
+from tests.support import daemons
 from tests.support.nights import LOG, PACE
 from tests.support.shop import line, reversing, write_lines
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 LOCATION = "tests.support.nights"
 DEADLINE_S = 150
-# Dagster's daemon as it is, but looking for new backfills each second instead of every 30.
-DAEMON = (
-    "from dagster._daemon import controller; controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 1; "
-    "from dagster._daemon.cli import main; main()"
-)
 LIMIT = 2
 
 
-def wait_until(done: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
+wait_until = functools.partial(until, seconds=DEADLINE_S)
 
 
 @dataclass
@@ -105,25 +97,10 @@ def installed(home: Path, ray_head: str, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def daemon(installed: Installation) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", DAEMON, "run", "-m", LOCATION],
-        cwd=ROOT,
-        env=installed.variables,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
+    with daemons.daemon(LOCATION, installed.variables, quick=True):
         seen = installed.instance.get_daemon_heartbeats
         wait_until(lambda: set(DAEMONS) <= set(seen()), "the daemon did not start")
         yield
-    finally:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.mark.usefixtures("daemon")
@@ -211,7 +188,6 @@ def most_at_once(records: Any) -> int:
     return most
 
 
-@pytest.mark.sweep
 @pytest.mark.usefixtures("daemon")
 def test_a_run_whose_process_is_killed_gives_its_place_to_another(
     installed: Installation,

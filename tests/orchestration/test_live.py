@@ -16,6 +16,7 @@ from overnight.orchestration.live import Observer
 from overnight.workers.progress import PoolProgress
 from resources import ClusterResource, StoreResource, WarehouseResource
 from tests.support.shop import DAY, Paced, PacedEngine, line, reversing, write_lines
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,9 +134,7 @@ def test_it_is_told_every_ten_seconds() -> None:
         for seconds in range(0, 41, 2):
             clock.now = float(seconds)
             observer(progress(clock.now, seconds))
-            deadline = time.monotonic() + 10
-            while len(written) < seconds // 10 and time.monotonic() < deadline:
-                time.sleep(0.01)
+            until(lambda due=seconds // 10: len(written) >= due, "it was not told", seconds=10)
     assert told(written) == [10, 20, 30, 40]
     shown = {name: value.value for name, value in written[1].metadata.items()}
     assert (shown["rows_per_s"], shown["tokens_per_s"], shown["eta_s"]) == (1.0, 10.0, 80.0)

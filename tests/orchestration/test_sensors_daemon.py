@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
+import functools
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from tests.support.daemons import daemon
 from tests.support.shop import line, write_lines
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-
-ROOT = Path(__file__).parents[2]
 DEADLINE_S = 100
 # The daemon goes by the real clock.
 DAY = (dt.datetime.now(tz=ZoneInfo("Europe/Berlin")) - dt.timedelta(days=1)).date().isoformat()
 
 
-def wait_until(done: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def daemon(environment: dict[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dagster._daemon", "run", "-m", "tests.orchestration.sensed"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+wait_until = functools.partial(until, seconds=DEADLINE_S)
 
 
 def test_the_daemon_starts_a_run_when_files_land_and_none_after_a_restart(
@@ -75,7 +45,7 @@ def test_the_daemon_starts_a_run_when_files_land_and_none_after_a_restart(
             )
 
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        with daemon(environment):
+        with daemon("tests.orchestration.sensed", environment):
             wait_until(ticks, "no tick came")
             write_lines(home, [line(1), line(2)], DAY)
             write_lines(home, [], DAY, "_SUCCESS")
@@ -89,6 +59,6 @@ def test_the_daemon_starts_a_run_when_files_land_and_none_after_a_restart(
         assert run.tags["dagster/sensor_name"] == "lines_landing"
         assert run.tags["overnight/why"] == f"1 files of lines have landed for {DAY}"
         before = ticks()
-        with daemon(environment):
+        with daemon("tests.orchestration.sensed", environment):
             wait_until(lambda: ticks() > before, "no tick came after the restart")
         assert len(instance.get_runs()) == 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import until
 from tests.test_dev import MARK, free_port, marked
 from tests.ui.browser import launched
 from tests.warehouse.helpers import open_home
@@ -95,10 +96,7 @@ def serving(home: Path, environment: dict[str, str]) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
-    deadline = time.monotonic() + 15
-    while (left := marked(str(home))) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left == {}
+    until(lambda: marked(str(home)) == {}, "something is left running", seconds=15)
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from overnight.commands.shared import code_location, declared_job
+from overnight.commands.shared import declared_definitions, declared_job
 from overnight.errors import ConfigError
 from overnight.home import Home
 
@@ -40,7 +39,7 @@ def backfill(job: str, days: str, *, failed: bool, wait: bool) -> None:
     first, dots, last = days.partition("..")
     if not dots:
         raise ConfigError(f"{days!r} is no range of days: write 2026-10-01..2026-10-30")
-    graph = importlib.import_module(code_location()).defs.resolve_asset_graph()
+    graph = declared_definitions().resolve_asset_graph()
     chosen = backfills.days_between(graph, declared.name, first, last)
     with dg.DagsterInstance.from_config(str(dagster_home(Home.from_env()))) as instance:
         if failed:
@@ -62,6 +61,7 @@ def backfill(job: str, days: str, *, failed: bool, wait: bool) -> None:
 def _watch(instance: dg.DagsterInstance, job: str, number: str, days: list[str]) -> bool:
     """Say how far it is whenever that changes; whether all went well in the end."""
     from overnight.orchestration import backfill as backfills
+    from overnight.orchestration.runs import reason
     from overnight.redact import redact
 
     said = None
@@ -78,7 +78,9 @@ def _watch(instance: dg.DagsterInstance, job: str, number: str, days: list[str])
         return False
     wrong = [day for day, state in now.days.items() if state != "done"]
     for day in wrong:
-        why = backfills.reason(instance, now.runs[day]) if day in now.runs else "it was not run"
+        why = "it was not run"
+        if day in now.runs:
+            why = reason(instance, now.runs[day]).split("\n")[0]
         click.echo(f"{day} {now.days[day]}: {redact(why)}", err=True)
     if wrong:
         again = f"overnight backfill {job} {days[0]}..{days[-1]} --failed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +9,7 @@ import click
 from overnight.commands.shared import (
     ListGroup,
     check_tried,
-    code_location,
+    declared_definitions,
     declared_job,
     open_warehouse,
     show,
@@ -92,7 +91,7 @@ def retry(job: str, partition: str | None, keys: tuple[str, ...], reason: str | 
     from overnight.orchestration.launch import materialize
 
     home = Home.from_env()
-    definitions = importlib.import_module(code_location()).defs
+    definitions = declared_definitions()
     # Dagster's history may be in the embedded warehouse, which has to stay up until the end.
     with open_warehouse() as warehouse:
         for day in sorted({one.partition_key for one in letters}):

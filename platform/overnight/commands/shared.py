@@ -98,6 +98,12 @@ def declared_jobs() -> tuple[InferenceJob, ...]:
     return jobs
 
 
+def declared_definitions() -> Any:
+    """All that the code location declares to Dagster, its `dg.Definitions`."""
+    sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(code_location()).defs
+
+
 def declared_job(name: str) -> InferenceJob:
     """A job by its name.
 

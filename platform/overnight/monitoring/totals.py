@@ -96,7 +96,7 @@ SELECT job, outcome, count(*) AS count FROM lineage.attempts
 WHERE outcome <> 'running' GROUP BY job, outcome
 """
 _GPU_SECONDS = (
-    f"SELECT job, {', '.join(f'sum({kind}_gpu_s) AS {kind}' for kind in _KINDS)} "  # noqa: S608
+    f"SELECT job, {', '.join(f'sum({kind}_gpu_s) AS {kind}' for kind in _KINDS)} "  # noqa: S608 - our own names
     "FROM lineage.ledger GROUP BY job"
 )
 _OPEN = """

@@ -16,6 +16,7 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG, WILL_RETRY_TAG
 from overnight.alerts import URL, Alert, Webhook, deliver, put
 from overnight.freshness import freshness
 from overnight.job import WHOLE
+from overnight.orchestration.runs import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -127,29 +128,9 @@ def _failed(instance: dg.DagsterInstance, run: dg.DagsterRun, at: dt.datetime) -
         at=_aware(at).isoformat(timespec="seconds"),
         job=job,
         partition=partition,
-        text=f"{job}{of} failed: {_reason(instance, run)}\n"
+        text=f"{job}{of} failed: {reason(instance, run.run_id)}\n"
         f"`overnight why {job} {partition or WHOLE}` shows more; the run is {run.run_id}.",
     )
-
-
-def _reason(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
-    """What the failed step says, else what Dagster says of the run."""
-    for kind in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE):
-        records = instance.get_records_for_run(
-            run.run_id, of_type=kind, limit=1, ascending=False
-        ).records
-        event = records[0].event_log_entry.dagster_event if records else None
-        if event is None:
-            continue
-        if kind is dg.DagsterEventType.STEP_FAILURE:
-            data = event.step_failure_data
-            if data.user_failure_data is not None and data.user_failure_data.description:
-                return str(data.user_failure_data.description)
-            if data.error is not None:
-                return str((data.error.cause or data.error).message).strip()
-        if event.message:
-            return str(event.message)
-    return "Dagster does not say why"
 
 
 def _aware(at: dt.datetime) -> dt.datetime:

@@ -22,7 +22,7 @@ from dagster._core.utils import make_new_backfill_id
 
 from overnight.errors import ConfigError
 from overnight.landing import check_partition
-from overnight.orchestration.pools import BACKFILL, PRIORITY
+from overnight.orchestration.pools import BACKFILL, PRIORITY, declare_limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,6 +118,7 @@ def launch(
     instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], asset: str, days: Sequence[str]
 ) -> str:
     """Ask Dagster for a backfill of some of a table's days; its id."""
+    declare_limits(instance, graph)
     backfill = PartitionBackfill.from_asset_partitions(
         backfill_id=make_new_backfill_id(),
         asset_graph=graph,
@@ -153,23 +154,6 @@ def progress(instance: dg.DagsterInstance, backfill_id: str, days: Sequence[str]
         error = backfill.error.message.strip() if backfill.error else "Dagster gave it up"
     over = backfill is None or backfill.status in BULK_ACTION_TERMINAL_STATUSES
     return Progress(states, runs, over, error)
-
-
-def reason(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Why a run failed, in one line."""
-    for kind in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE):
-        for record in instance.get_records_for_run(run_id, of_type=kind).records:
-            event = record.event_log_entry.dagster_event
-            if event is None:
-                continue
-            if kind is dg.DagsterEventType.RUN_FAILURE:
-                return (event.message or "").split("\n")[0]
-            data = event.step_failure_data
-            if data.user_failure_data and data.user_failure_data.description:
-                return data.user_failure_data.description.split("\n")[0]
-            if data.error:
-                return data.error.message.strip().split("\n")[0]
-    return "the log of its run says why"
 
 
 def _newest(instance: dg.DagsterInstance, asset: str, day: str) -> dg.DagsterRunStatus | None:

@@ -9,6 +9,7 @@ import dagster as dg
 
 from overnight.errors import OvernightError
 from overnight.job import WHOLE
+from overnight.orchestration.runs import reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,18 +55,10 @@ def materialize(
             raise_on_error=False,
             **chosen,
         )
+        why = "" if result.success else reason(instance, result.run_id)
     if not result.success:
         raise OvernightError(
-            f"run {result.run_id} of {job} {partition} failed: {_why(result)}\n"
+            f"run {result.run_id} of {job} {partition} failed: {why}\n"
             f"`overnight why {job} {partition}` tells more"
         )
     return str(result.run_id)
-
-
-def _why(result: dg.ExecuteInProcessResult) -> str:
-    for event in result.all_events:
-        if event.is_step_failure and (error := event.step_failure_data.error) is not None:
-            told = event.step_failure_data.user_failure_data
-            description = getattr(told, "description", None)
-            return str(description or error.message).strip()
-    return "Dagster's log says why"
