@@ -296,7 +296,7 @@ VIEWS: tuple[tuple[str, str, str], ...] = (
         SELECT d.*, (
             SELECT max(r.asked_at) FROM lineage.repairs r
             WHERE r.action = 'drop' AND r.job = d.job AND r.partition_key = d.partition_key
-            AND r.input_hash = d.input_hash AND r.inferred_attempt = d.inferred_attempt
+            AND r.input_hash = d.input_hash AND r.inferred_attempt >= d.inferred_attempt
         ) AS dropped_at
         FROM lineage.dead_letters d
         JOIN lineage.partitions p ON p.published_attempt = d.attempt
