@@ -96,7 +96,9 @@ def test_only_the_newest_due_day_makes_a_table_fresh(warehouse: Warehouse, home:
 
 
 @pytest.mark.usefixtures("ray_head")
-def test_a_late_table_says_what_it_waits_for(warehouse: Warehouse, home: Path) -> None:
+def test_a_late_table_says_what_it_waits_for(
+    warehouse: Warehouse, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(warehouse, home, "2026-11-18")
     day = "2026-11-20"
     message = look(warehouse, home).message
@@ -104,8 +106,9 @@ def test_a_late_table_says_what_it_waits_for(warehouse: Warehouse, home: Path) -
         message
     )
     mark_complete(house(warehouse, home).store.open(), lines, day)
+    monkeypatch.setenv("OVERNIGHT_DEFINITIONS", "shop.jobs")
     message = look(warehouse, home).message
-    assert "No run has tried: `dagster asset materialize -m assets.definitions --select" in message
+    assert "No run has tried: `dagster asset materialize -m shop.jobs --select" in message
     assert f"--partition {day}`" in message
     write_lines(home, ["{broken"] * 3, day=day)
     with pytest.raises(Exception, match="3 of 3 source rows rejected"):

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from overnight.checks import Check, passing, query
 from overnight.errors import NotLandedError, OvernightError
+from overnight.home import code_location
 from overnight.job import WHOLE
 from overnight.landing import DerivedSource, landing_version
 
@@ -125,7 +126,7 @@ def freshness(warehouse: Warehouse, store: Store, job: InferenceJob, now: dt.dat
 
 def _why(job: InferenceJob, day: str, tried: sa.Row[Any] | None, store: Store) -> str:
     selected = f"--select {job.name}" + (f" --partition {day}" if job.partitioned else "")
-    run = f"`dagster asset materialize -m assets.definitions {selected}`"
+    run = f"`dagster asset materialize -m {code_location()} {selected}`"
     attempts = query(
         "select * from lineage.attempts where job = '{job}' and partition_key = '{day}'",
         job=job.name,

@@ -7,6 +7,7 @@
 | `OVERNIGHT_STORE_ENDPOINT`| none                     | an S3-compatible server                   |
 | `OVERNIGHT_WAREHOUSE_URL` | embedded in `<home>`     | any PostgreSQL from version 14            |
 | `OVERNIGHT_RAY_ADDRESS`   | a Ray of the run's own   | `host:port` of a Ray head                 |
+| `OVERNIGHT_DEFINITIONS`   | `assets.definitions`     | the module that declares the jobs         |
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from overnight.workers.cluster import ClusterConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+def code_location() -> str:
+    """The name of the module that declares what there is."""
+    return os.environ.get("OVERNIGHT_DEFINITIONS") or "assets.definitions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,7 @@ import sys
 
 import click
 
-from overnight.commands.shared import code_location
-from overnight.home import Home
+from overnight.home import Home, code_location
 
 
 @click.command()

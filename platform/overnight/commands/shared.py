@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from overnight.errors import ConfigError, OvernightError
-from overnight.home import Home
+from overnight.home import Home, code_location
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,11 +83,6 @@ def open_warehouse() -> Warehouse:
 
     home = Home.from_env()
     return Warehouse.open(home=home.path, url=home.warehouse_url)
-
-
-def code_location() -> str:
-    """The name of the module that declares what there is."""
-    return os.environ.get("OVERNIGHT_DEFINITIONS") or "assets.definitions"
 
 
 def declared_jobs() -> tuple[InferenceJob, ...]:
