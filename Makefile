@@ -66,4 +66,4 @@ lock:  ## resolve requirements/lock.txt and lock-gpu.txt anew (needs uv)
 	  --python-version 3.11 --no-annotate --no-header --output-file requirements/lock-gpu.txt
 
 clean:  ## remove the virtual environment and all local state
-	rm -rf $(VENV) .overnight .pytest_cache .mypy_cache .ruff_cache .hypothesis test-artifacts
+	rm -rf $(VENV) .overnight .night .pytest_cache .mypy_cache .ruff_cache .hypothesis test-artifacts
