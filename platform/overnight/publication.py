@@ -14,7 +14,7 @@ from overnight.contract import sql_table
 from overnight.job import digest
 from overnight.journal import void
 from overnight.ledger import record_ledger
-from overnight.lineage import record, repairs
+from overnight.lineage import contents, record, repairs
 from overnight.lineage.record import Counts
 from overnight.warehouse.publications import (
     PUBLISHED_HASHES,
@@ -144,9 +144,9 @@ def record_failed_audit(
 ) -> None:
     """Keep what a person needs to repair a partition that is not published; readers see nothing."""
     with warehouse.begin() as connection:
-        record.record_inputs(connection, attempt, plan.inputs)
-        record.record_rejects(connection, attempt, plan.rejects)
-        record.record_dead_letters(connection, attempt, filled.dead)
+        contents.record_inputs(connection, attempt, plan.inputs)
+        contents.record_rejects(connection, attempt, plan.rejects)
+        contents.record_dead_letters(connection, attempt, filled.dead)
         record.record_counts(connection, attempt, _counts(plan, filled))
     decision = {
         "decision": "audit",

@@ -29,7 +29,7 @@ from overnight.history import History
 from overnight.job import digest
 from overnight.journal import collect
 from overnight.landing import reader_of
-from overnight.lineage import record
+from overnight.lineage import contents, record
 from overnight.lineage.live import Teller
 from overnight.monitoring.traces import traced
 from overnight.plan import build_plan
@@ -246,7 +246,7 @@ def _keeping_rejects(house: House, attempt: Attempt) -> Iterator[None]:
         yield
     except TooManyRejectsError as error:
         rejects = error.rejects if error.rejects is not None else pl.DataFrame()
-        record.record_failure_rejects(
+        contents.record_failure_rejects(
             house.warehouse,
             attempt,
             rejects=rejects,

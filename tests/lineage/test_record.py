@@ -6,13 +6,9 @@ import polars as pl
 import pytest
 
 from overnight.errors import PartitionBusyError
+from overnight.lineage.contents import record_failure_rejects
 from overnight.lineage.lease import PartitionLease
-from overnight.lineage.record import (
-    Counts,
-    add_decision,
-    finish_attempt,
-    record_failure_rejects,
-)
+from overnight.lineage.record import Counts, add_decision, finish_attempt
 from overnight.warehouse.connect import Warehouse
 from tests.warehouse.helpers import DAY, NO_REJECTS, new_table, python, read, start
 

@@ -21,7 +21,7 @@ from overnight.errors import (
     WarehouseUnavailableError,
 )
 from overnight.lineage import tables
-from overnight.lineage.record import (
+from overnight.lineage.contents import (
     keep_inputs,
     record_dead_letters,
     record_inputs,
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from overnight.lineage.record import Attempt, Counts, Input
+    from overnight.lineage.contents import Input
+    from overnight.lineage.record import Attempt, Counts
     from overnight.warehouse.connect import Warehouse
     from overnight.warehouse.stage import Stage
 
