@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 from dagster import DagsterInstance
 
 from overnight.dev import DAGSTER_YAML, dagster_home
 from overnight.home import Home
+from overnight.warehouse.connect import Warehouse
 from overnight.warehouse.embedded import EmbeddedServer
 from resources.history import EmbeddedHistory, history_url
 from tests.infra.dying import PIDS
@@ -93,6 +95,23 @@ def test_development_keeps_its_history_in_the_embedded_postgresql(home: Path) ->
             assert again.get_dynamic_partitions("a") == ["b"]
             assert isinstance(again.get_ref().storage, EmbeddedHistory)
     assert not list(place.rglob("*.db"))
+
+
+def test_development_goes_on_with_its_history_when_the_server_was_killed(home: Path) -> None:
+    place = dagster_home(Home(path=home, store_url=(home / "store").as_uri()))
+    with (
+        DagsterInstance.from_config(str(place)) as instance,
+        Warehouse.open(home=home) as warehouse,
+    ):
+        instance.add_dynamic_partitions("a", ["b"])
+        pid = warehouse.server_pid
+        assert pid is not None
+        backends = psutil.Process(pid).children()
+        os.kill(pid, signal.SIGKILL)
+        psutil.wait_procs(backends, timeout=DEADLINE_S)
+        with warehouse.connect():
+            assert warehouse.server_pid != pid
+        assert instance.get_dynamic_partitions("a") == ["b"]
 
 
 def test_a_password_is_in_no_settings() -> None:
