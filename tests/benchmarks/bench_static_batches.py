@@ -1,20 +1,18 @@
 """Continuous batching against static padded batches: `transformers.generate`.
 
-Every row must have a number of tokens of its own, from 8 to 256. The worker loop, its journal
-included, lets a row go when it is finished; `generate` computes each batch to its longest row.
-Only tokens that were asked for count. Start and warm-up are left out on both sides.
+Both answer the summarizer's own prompts, tenfold apart in length, and every row must have a
+number of tokens of its own, drawn evenly from 8 to 256. The worker loop, its journal included,
+lets a row go when it is finished; `generate` pads each batch to its longest prompt and computes
+it to its longest answer. Only tokens that were asked for count. Start and warm-up are left out
+on both sides.
 
-How much static batches waste follows from how lengths are spread, so two spreads are measured.
-`long_tailed` is uniform in the logarithm (mean 72): answers to instructions are mostly short,
-with a few long ones (Kwon et al., SOSP'23, figure 11: Alpaca's outputs average 58 tokens); the
-bound is about it. `even` is uniform (mean 132): batches of 64 can at best be half useful, so
-there continuous batching alone gives 1.9 times, and the rest is the engine.
+The peer takes the rows as they come, in batches of the size and with the threads that suit it
+best. Who sorts the rows by their prompts' length first pads less: that is measured too.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import math
 import os
 import random
 import statistics
@@ -32,10 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SHORTEST, LONGEST = 8, 256
-SPREADS = {"long_tailed": 5.0, "even": None}
+LEAST = 5.0
 _ROWS = 1024
 _TUNING_ROWS = 128
-_WORDS_OF_PROMPT = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,61 +46,60 @@ class Setting:
 
 SETTINGS = tuple(
     Setting(batch, threads, by_length)
-    for batch in (32, 64, 128)
-    for threads in (1, 2)
     for by_length in (False, True)
-    # Twice the threads only matters once the better batch size is known.
-    if threads == 1 or batch == 64
+    for threads in (1, 2)
+    for batch in (8, 16, 32, 64)
 )
 
 
 def figures(case: Case) -> list[Figure]:
-    """Useful tokens per second, ours by transformers' with its best setting."""
-    return [_figure(case, spread, least) for spread, least in SPREADS.items()]
-
-
-def _figure(case: Case, spread: str, least: float | None) -> Figure:
-    tuning = fresh("bench_static_batches:tune", model=case.model, spread=spread)["tokens_per_s"]
-    best = SETTINGS[tuning.index(max(tuning))]
+    """Useful tokens per second, ours by transformers' with its best setting in either order."""
+    tuning = fresh("bench_static_batches:tune", model=case.model)["tokens_per_s"]
+    speeds = dict(zip(SETTINGS, tuning, strict=True))
+    best = {
+        by_length: max((s for s in SETTINGS if s.by_length is by_length), key=speeds.__getitem__)
+        for by_length in (False, True)
+    }
     print(f"  transformers is quickest with {best}", file=sys.stderr, flush=True)
-    ours, peer = [], []
+    ours: list[float] = []
+    peers: dict[bool, list[float]] = {by_length: [] for by_length in best}
     for run in range(1, case.runs + 1):
-        which = {"spread": spread, "run": run}
-        ours.append(fresh("bench_static_batches:continuous", case=asdict(case), **which))
-        peer.append(
-            fresh("bench_static_batches:static", model=case.model, setting=asdict(best), **which)
+        seen = fresh("bench_static_batches:continuous", case=asdict(case), run=run)
+        ours.append(seen["tokens_per_s"])
+        for by_length, setting in best.items():
+            seen = fresh(
+                "bench_static_batches:static", model=case.model, setting=asdict(setting), run=run
+            )
+            peers[by_length].append(seen["tokens_per_s"])
+    mine = statistics.median(ours)
+    return [
+        Figure(
+            name=f"{SHORTEST} to {LONGEST} tokens a row, useful tokens; static batches of "
+            f"{best[by_length].batch} rows {order}",
+            ours=f"{mine:.0f}/s",
+            peer=f"{statistics.median(peers[by_length]):.0f}/s",
+            ratio=mine / statistics.median(peers[by_length]),
+            least=least,
         )
-    mine, theirs = (
-        statistics.median(seen["tokens_per_s"] for seen in runs) for runs in (ours, peer)
-    )
-    return Figure(
-        name=f"{SHORTEST} to {LONGEST} tokens a row, {spread}, useful tokens; static batches",
-        ours=f"{mine:.0f}/s",
-        peer=f"{theirs:.0f}/s",
-        ratio=mine / theirs,
-        least=least,
-    )
+        for by_length, order, least in (
+            (False, "as they come", LEAST),
+            (True, "sorted by the prompts' length", None),
+        )
+    ]
 
 
-def requests(spread: str, run: int, rows: int) -> tuple[list[str], list[int]]:
+def requests(run: int, rows: int) -> tuple[list[str], list[int]]:
     """Prompts and the tokens that each has to be answered with, the same for both."""
     from assets.demo.articles import articles
     from assets.models.lead_summarizer.reference import prompt
 
     rng = random.Random(run)
     day = dt.date(2026, 1, 1) + dt.timedelta(days=run)
-    bodies = (str(article["body"]).split() for article in articles(day, count=rows))
-    texts = [
-        prompt(" ".join(words[: rng.randint(_WORDS_OF_PROMPT // 2, _WORDS_OF_PROMPT)]))
-        for words in bodies
-    ]
-    if spread == "even":
-        return texts, [rng.randint(SHORTEST, LONGEST) for _ in texts]
-    low, high = math.log(SHORTEST), math.log(LONGEST)
-    return texts, [round(math.exp(rng.uniform(low, high))) for _ in texts]
+    texts = [prompt(str(article["body"])) for article in articles(day, count=rows)]
+    return texts, [rng.randint(SHORTEST, LONGEST) for _ in texts]
 
 
-def continuous(case: dict[str, Any], spread: str, run: int) -> dict[str, Any]:
+def continuous(case: dict[str, Any], run: int) -> dict[str, Any]:
     """Through the worker loop, into a journal on disk."""
     import pyarrow as pa
 
@@ -142,8 +138,8 @@ def continuous(case: dict[str, Any], spread: str, run: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         journal = Journal(StoreConfig(url=Path(scratch).as_uri()).open(), "b", "f", "2026-01-05")
         writer = journal.writer(attempt=1, worker="bench")
-        infer(*requests(spread, 0, 64))
-        texts, lengths = requests(spread, run, _ROWS)
+        infer(*requests(0, 64))
+        texts, lengths = requests(run, _ROWS)
         began = time.perf_counter()
         tokens = infer(texts, lengths)
         seconds = time.perf_counter() - began
@@ -184,16 +180,16 @@ def exact_lengths_engine() -> Any:
     return ExactLengths
 
 
-def tune(model: str, spread: str) -> dict[str, Any]:
+def tune(model: str) -> dict[str, Any]:
     """Useful tokens per second for each of `SETTINGS`."""
     generate = _transformers(model)
-    texts, lengths = requests(spread, -1, _TUNING_ROWS)
+    texts, lengths = requests(-1, _TUNING_ROWS)
     return {"tokens_per_s": [generate(texts, lengths, setting) for setting in SETTINGS]}
 
 
-def static(model: str, setting: dict[str, Any], spread: str, run: int) -> dict[str, Any]:
+def static(model: str, setting: dict[str, Any], run: int) -> dict[str, Any]:
     """Useful tokens per second with one setting."""
-    texts, lengths = requests(spread, run, _ROWS)
+    texts, lengths = requests(run, _ROWS)
     return {"tokens_per_s": _transformers(model)(texts, lengths, Setting(**setting))}
 
 
@@ -231,5 +227,5 @@ def _transformers(model: str) -> Any:
             tokenizer.batch_decode(answers)
         return sum(lengths) / (time.perf_counter() - began)
 
-    generate(*requests("even", 0, 8), Setting(8, 1, by_length=False))
+    generate(*requests(0, 8), Setting(8, 1, by_length=False))
     return generate
