@@ -140,15 +140,16 @@ def test_a_worker_that_was_only_out_of_reach_types_nothing_twice(
     faults = {
         "CoreWorkerService.grpc_client.PushTask": {
             "num_failures": 12,
-            "in_flight_failure_prob": 30,
+            "in_flight_failure_prob": 50,
         }
     }
     step = night.start(variables={"RAY_testing_rpc_failure": json.dumps(faults)})
     assert step.wait() == PUBLISHED, step.output
     night.check()
-    assert "answers again" in step.output
-    # Each time it drops what it types, as of the last flush.
-    assert 0 <= night.typed - night.letters <= 12 * 8 * 50
+    back = step.output.count("answers again")
+    assert back
+    # Each time it drops what it typed since the last flush: two seconds of its work.
+    assert 0 <= night.typed - night.letters <= back * 8 * 200
 
 
 @pytest.mark.sweep

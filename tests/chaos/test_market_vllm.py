@@ -44,6 +44,7 @@ DAY = dt.date(2026, 8, 1)
 ROWS = 240
 BAD_ROWS = 4
 STEP_S = 0.05  # about what a model of some billion weights takes; a summary has 30 tokens
+WAITING_S = 1.0  # or a computer that is slow to start machines has all rows done before they come
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +71,8 @@ class Zone:
             OVERNIGHT_NOTICE_POLL_S="0.5",
         )
 
-    def go(self, step: Step, notice_s: float | None) -> None:
-        """Its machine is taken away, once an engine is on it; `notice_s` None: without notice."""
-        machine = self.machine
-        assert machine is not None
-        assert wait_for(machine.has_engine, step, every_s=0.1), step.output
+    def go(self, notice_s: float | None) -> None:
+        """Its machine is taken away; `notice_s` None: without notice."""
         if notice_s is not None:
             goes_at = math.ceil(time.time() + notice_s)
             self._imds.interrupt(at=goes_at)
@@ -127,9 +125,9 @@ class Night:
     def run(self) -> None:
         """The undisturbed run, as fast as it goes; then the one on the market."""
         self.zones[0].come()
-        self._pace.write_text("0")
+        self._set_pace(0)
         assert self._start(self.undisturbed).wait() == 0
-        self._pace.write_text(str(STEP_S))
+        self._set_pace(STEP_S)
         step = self._start(self.disturbed)
         ticks, done = sum(map(any, self.offers)), 0
         for offer in self.offers:
@@ -151,15 +149,29 @@ class Night:
     def _start(self, lab: Lab) -> Step:
         return lab.start(DAY.isoformat(), str(self._pace), module="tests.chaos.summaries_step")
 
-    def _offer(self, offer: Sequence[bool], step: Step | None) -> None:
+    def _offer(self, offer: Sequence[bool], step: Step) -> None:
         for zone, available in zip(self.zones, offer, strict=True):
             if zone.machine is not None and not available:
-                assert step is not None
-                zone.go(step, next(self.notices))
+                with self._waiting():
+                    assert wait_for(zone.machine.has_engine, step, every_s=0.1), step.output
+                zone.go(next(self.notices))
                 self.gone[zone.trace.place] += 1
         for zone, available in zip(self.zones, offer, strict=True):
             if zone.machine is None and available:
-                zone.come()
+                with self._waiting():
+                    zone.come()
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Rows hardly go on meanwhile."""
+        self._set_pace(WAITING_S)
+        yield
+        self._set_pace(STEP_S)
+
+    def _set_pace(self, seconds: float) -> None:
+        whole = self._pace.with_suffix(".new")
+        whole.write_text(str(seconds))
+        whole.replace(self._pace)
 
 
 def check(night: Night) -> None:
