@@ -166,9 +166,9 @@ def test_an_attempt_whose_process_is_gone_is_shown_as_such(home: Path) -> None:
     assert "its process is gone" in overnight("why", JOB, DAY).stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
+def test_what_is_unknown_is_named_and_changes_nothing(home: Path) -> None:
+    night(home, well=20, ill=1)
+    for arguments, says in (
         (("dead-letters", "retry", "nothing"), "there is no job 'nothing'"),
         (("dead-letters", "retry", JOB, "--partition", "2026-11-01"), f"it ran for: {DAY}"),
         (("dead-letters", "retry", JOB, "--key", "l5"), "the key(s) l5"),
@@ -179,13 +179,7 @@ def test_an_attempt_whose_process_is_gone_is_shown_as_such(home: Path) -> None:
         (("why", "nothing", DAY), "there is no job 'nothing'"),
         (("why", JOB, "yesterday"), "'yesterday' is not a date"),
         (("why", JOB, "2026-11-01"), f"it ran for: {DAY}"),
-    ],
-)
-def test_what_is_unknown_is_named_and_changes_nothing(
-    home: Path, arguments: tuple[str, ...], says: str
-) -> None:
-    night(home, well=20, ill=1)
-    result = overnight(*arguments, status=1)
-    assert says in result.output
+    ):
+        assert says in overnight(*arguments, status=1).output
     assert query("select count(*) as n from lineage.repairs") == [{"n": 0}]
     assert query("select count(*) as n from lineage.attempts") == [{"n": 1}]

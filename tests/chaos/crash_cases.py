@@ -62,10 +62,8 @@ PASSES: dict[str, dict[str, int]] = {
 }
 BY_DEFAULT = {
     "replace-attempt.after_start-1",
-    "replace-pool.after_hand_out-1",
     "replace-publish.before_commit-1",
     "replace-publish.after_commit-1",
-    "replace-journal.before_collect-1",
     "merge-merge.after_keep-1",
     "worker-journal.after_merge_delete-1",
     "worker-worker.before_release-1",

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("day", "number"), [("2026-06-21", signal.SIGKILL), ("2026-06-22", signal.SIGTERM)]
+    ("day", "number"),
+    [
+        pytest.param("2026-06-21", signal.SIGKILL, marks=pytest.mark.sweep),
+        ("2026-06-22", signal.SIGTERM),
+    ],
 )
 def test_a_step_that_is_ended_is_retried_by_dagster_and_the_run_succeeds(
     lab: Lab, day: str, number: signal.Signals
@@ -48,6 +52,7 @@ def test_a_step_that_is_ended_is_retried_by_dagster_and_the_run_succeeds(
     assert outcomes == ["interrupted", "published"]
 
 
+@pytest.mark.sweep
 def test_errors_have_a_budget_that_interruptions_do_not_spend(lab: Lab) -> None:
     day = "2026-06-23"
     lab.land(day, "a")

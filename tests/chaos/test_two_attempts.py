@@ -42,7 +42,7 @@ def test_of_two_runs_at_once_one_publishes_and_the_other_says_who_is_at_work(lab
 @pytest.mark.parametrize(
     ("where", "ends", "outcome"),
     [
-        ("inference", RETRY, "failed"),
+        pytest.param("inference", RETRY, "failed", marks=pytest.mark.sweep),
         pytest.param("audit", RETRY, "failed", marks=pytest.mark.sweep),
         ("publish", STALE, "refused"),
     ],

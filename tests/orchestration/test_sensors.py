@@ -286,14 +286,17 @@ def test_what_there_is_no_time_for_comes_in_the_next_ticks(
     assert sorted(map(str, started)) == days
 
 
-def test_many_runs_are_asked_for_in_steps(local: Store, instance: dg.DagsterInstance) -> None:
-    jobs = tuple(reversing(name=f"reversed_{number}") for number in range(60))
+def test_many_runs_are_asked_for_in_steps(
+    local: Store, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overnight.orchestration.sensor.RUNS_A_TICK", 10)
+    jobs = tuple(reversing(name=f"reversed_{number}") for number in range(6))
     zone = Zone(local, instance, jobs=jobs)
     for day in ("2024-11-23", DAY):
         zone.land(day, "a.jsonl", "_SUCCESS")
     first, second = zone.tick(), zone.tick()
-    assert (len(first.runs), len(second.runs)) == (100, 20)
-    assert len({*first.runs, *second.runs}) == 120
+    assert (len(first.runs), len(second.runs)) == (10, 2)
+    assert len({*first.runs, *second.runs}) == 12
 
 
 def test_history_is_not_listed_again_but_in_turns(store: Store) -> None:
