@@ -52,7 +52,6 @@ def test_a_step_that_is_ended_is_retried_by_dagster_and_the_run_succeeds(
     assert outcomes == ["interrupted", "published"]
 
 
-@pytest.mark.sweep
 def test_errors_have_a_budget_that_interruptions_do_not_spend(lab: Lab) -> None:
     day = "2026-06-23"
     lab.land(day, "a")
