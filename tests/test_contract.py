@@ -130,6 +130,15 @@ def test_an_empty_frame_passes() -> None:
     assert ok.dtype == pl.Boolean
 
 
+def test_a_contract_that_lets_everything_through_passes_all_rows() -> None:
+    class Anything(Contract):
+        count: int | None = Field(description="How many, if it is known.")
+
+    ok, violations = check_rows(Anything, pl.DataFrame({"count": [1, None]}))
+    assert ok.to_list() == [True, True]
+    assert violations.is_empty()
+
+
 def test_a_frame_of_another_dtype_is_an_error_not_a_violation() -> None:
     with pytest.raises(ContractError, match="column 'value' must be Float64, the frame has String"):
         check_rows(Reading, readings({}).with_columns(pl.col("value").cast(pl.String)))

@@ -48,8 +48,14 @@ class Machine:
         return [p for p in self._processes() if _command(p).startswith("ray::Worker")]
 
     def has_engine(self) -> bool:
-        """Whether a vLLM runs on it, or starts."""
-        return any("VLLM::EngineCore" in _command(process) for process in self._processes())
+        """Whether a vLLM runs on it, or starts.
+
+        It is known by how it was spawned until it has its title, and for good if it gets none:
+        setproctitle does nothing where the first variable of the environment has been changed,
+        and which of them is the first is chance in Ray's workers.
+        """
+        titles = ("VLLM::EngineCore", "multiprocessing.spawn")
+        return any(title in _command(p) for p in self._processes() for title in titles)
 
     def _processes(self) -> list[psutil.Process]:
         found: list[psutil.Process] = []

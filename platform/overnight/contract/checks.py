@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from overnight.contract.declare import ColumnDecl
 
+    Mask = pl.Expr | pl.Series
+
 VIOLATION_SCHEMA = pl.Schema(
     {"row": pl.Int64, "column": pl.String, "value": pl.String, "reason": pl.String}
 )
@@ -60,11 +62,26 @@ def check_rows(
     """
     checked = [one for one in contract.__columns__ if only is None or one.name in only]
     _require_columns(contract, checked, frame)
-    found = [
-        _violations(frame, column.name, mask, reason)
+    masks = [
+        (column, mask, reason)
         for column in checked
         for mask, reason in _column_masks(contract, frame, column)
-        if mask.any()
+    ]
+    # All of them in one pass: most find nothing, and a pass for each would take several times
+    # as long as the looking.
+    hits = frame.select(
+        (pl.lit(mask) if isinstance(mask, pl.Series) else mask).any().alias(str(nth))
+        for nth, (_, mask, _) in enumerate(masks)
+    )
+    found = [
+        _violations(
+            frame,
+            column.name,
+            mask if isinstance(mask, pl.Series) else frame.select(mask).to_series(),
+            reason,
+        )
+        for nth, (column, mask, reason) in enumerate(masks)
+        if hits[str(nth)].any()
     ]
     found += [
         _violations(frame, None, mask, _reason(check))
@@ -90,26 +107,28 @@ def shown(value: object) -> str:
 
 def _column_masks(
     contract: type[Contract], frame: pl.DataFrame, column: ColumnDecl
-) -> Iterator[tuple[pl.Series, str]]:
-    values = frame[column.name]
+) -> Iterator[tuple[Mask, str]]:
+    """What to look for in a column: where a mask is true, the row breaks the contract."""
+    values = pl.col(column.name)
     if not column.nullable:
         yield values.is_null(), "is null, but the column may not be"
-    yield from _storage_masks(values, column)
+    yield from _storage_masks(frame, column)
     if column.unique:
         yield values.is_duplicated() & values.is_not_null(), "must be unique"
     for check in column.checks:
         yield _failures(contract, check, frame, column.name), _reason(check)
 
 
-def _storage_masks(values: pl.Series, column: ColumnDecl) -> Iterator[tuple[pl.Series, str]]:
+def _storage_masks(frame: pl.DataFrame, column: ColumnDecl) -> Iterator[tuple[Mask, str]]:
     """Mask what no contract lets through, whatever it declares."""
+    values = pl.col(column.name)
     inner = getattr(column.dtype, "inner", None)
     if inner is not None:
-        yield from _element_masks(values, column, inner)
+        yield from _element_masks(frame[column.name], column, inner)
     elif column.dtype == pl.String:
         yield (
             values.str.contains("\0", literal=True).fill_null(value=False),
-            ("contains a NUL character"),
+            "contains a NUL character",
         )
     elif column.dtype.is_float() and not column.allow_nan:
         yield ~values.is_finite().fill_null(value=True), "is not a finite number"

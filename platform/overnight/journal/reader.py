@@ -248,8 +248,10 @@ def _first_hits(frame: pl.DataFrame, index: pl.DataFrame, taken: np.ndarray) -> 
     """One record per wanted hash that is not taken yet: the first finished, else the first."""
     hits = frame.join(index, on="input_hash", how="inner", maintain_order="left")
     hits = hits.filter(~pl.Series(taken[hits["_wanted"].to_numpy()]))
-    finished_first = hits.sort(pl.col("failure").is_not_null(), maintain_order=True)
-    return finished_first.unique("_wanted", keep="first", maintain_order=True)
+    if hits["_wanted"].is_duplicated().any():
+        finished_first = hits.sort(pl.col("failure").is_not_null(), maintain_order=True)
+        hits = finished_first.unique("_wanted", keep="first", maintain_order=True)
+    return hits
 
 
 def _joined(hits: pl.DataFrame, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]:
