@@ -12,7 +12,8 @@ from polars.testing import assert_frame_equal
 from sqlalchemy.dialects import postgresql
 
 from overnight.errors import ContractError
-from overnight.warehouse.copy import copy_in, copy_out
+from overnight.warehouse.copy import _slices, copy_in, copy_out
+from overnight.warehouse.copy_binary import BinaryRows
 
 if TYPE_CHECKING:
     from overnight.warehouse.connect import Warehouse
@@ -38,6 +39,15 @@ def temporary(*columns: sa.Column[Any]) -> sa.Table:
 def test_texts_that_look_like_syntax_come_back_as_they_were(warehouse: Warehouse) -> None:
     table = temporary(sa.Column("a", sa.Text), sa.Column("b", sa.Text))
     frame = pl.DataFrame({"a": NASTY, "b": NASTY[::-1]})
+    assert round_trip(warehouse, table, frame) == frame.rows()
+
+
+def test_texts_come_back_as_they_were_beside_a_type_that_is_sent_as_text(
+    warehouse: Warehouse,
+) -> None:
+    table = temporary(sa.Column("a", sa.Text), sa.Column("tags", postgresql.ARRAY(sa.Text)))
+    frame = pl.DataFrame({"a": NASTY, "tags": [NASTY] * len(NASTY)})
+    assert BinaryRows.of(frame.schema, table.columns) is None
     assert round_trip(warehouse, table, frame) == frame.rows()
 
 
@@ -70,6 +80,60 @@ def test_any_value_round_trips(warehouse: Warehouse, values: list[tuple[Any, ...
         orient="row",
         schema={"a": pl.String, "b": pl.Binary, "c": pl.Int64, "d": pl.Float64, "e": pl.Boolean},
     )
+    assert round_trip(warehouse, table, frame) == frame.rows()
+
+
+NUMBERS = {
+    "small": (pl.Int16, sa.SmallInteger, [-(2**15), 2**15 - 1]),
+    "smaller": (pl.UInt8, sa.SmallInteger, [0, 255]),
+    "whole": (pl.Int32, sa.Integer, [-(2**31), 2**31 - 1]),
+    "unsigned": (pl.UInt32, sa.BigInteger, [0, 2**32 - 1]),
+    "large": (pl.Int64, sa.BigInteger, [-(2**63), 2**63 - 1]),
+    "narrower": (pl.Int32, sa.BigInteger, [-1, 1]),
+    "single": (pl.Float32, postgresql.REAL, [-0.5, float("inf")]),
+    "double": (pl.Float64, postgresql.DOUBLE_PRECISION, [5e-324, -1.7e308]),
+    "yes": (pl.Boolean, sa.Boolean, [True, False]),
+    "day": (pl.Date, sa.Date, [dt.date(1, 1, 1), dt.date(9999, 12, 31)]),
+    "at": (
+        pl.Datetime("us", "UTC"),
+        sa.DateTime(timezone=True),
+        [dt.datetime(1, 1, 1, tzinfo=dt.UTC), dt.datetime(2026, 1, 1, 0, 0, 0, 7, tzinfo=dt.UTC)],
+    ),
+    "bytes": (pl.Binary, postgresql.BYTEA, [b"", b"\0\xff"]),
+    "text": (pl.String, sa.Text, ["", "\U0001f989"]),
+}
+
+
+@pytest.mark.parametrize("nulls", [0, 1, 9_000])
+def test_every_type_round_trips_wherever_nulls_are(warehouse: Warehouse, nulls: int) -> None:
+    table = temporary(
+        sa.Column("nth", sa.BigInteger),
+        *(sa.Column(name, kind) for name, (_, kind, _) in NUMBERS.items()),
+    )
+    frame = pl.DataFrame(
+        {
+            name: pl.Series([None] * (nulls * (nth % 2)) + values * 5_000, dtype=kind)[:10_000]
+            for nth, (name, (kind, _, values)) in enumerate(NUMBERS.items())
+        }
+    ).with_row_index("nth")
+    frame = frame.with_columns(pl.col("nth").cast(pl.Int64))
+    binary = BinaryRows.of(frame.schema, table.columns)
+    assert binary is not None
+    assert sorted(binary.names) == sorted(frame.columns)
+    with warehouse.connect() as connection:
+        table.create(connection)
+        copy_in(connection, table, frame)
+        found = connection.execute(sa.select(table).order_by("nth")).all()
+    assert [tuple(row) for row in found] == frame.rows()
+
+
+def test_rows_that_are_large_go_in_small_pieces(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overnight.warehouse.copy._BYTES_AT_ONCE", 3_000)
+    table = temporary(sa.Column("a", sa.Text))
+    frame = pl.DataFrame({"a": ["x" * 1_000] * 10})
+    assert [part.height for part in _slices(frame)] == [3, 3, 3, 1]
     assert round_trip(warehouse, table, frame) == frame.rows()
 
 

@@ -1,7 +1,8 @@
-"""Rows in and out of Postgres in bulk: polars frames through COPY.
+"""Rows in and out of Postgres in bulk: polars frames through COPY, a whole column at a time.
 
-CSV text, written and parsed by polars as a whole column at a time: strings are always
-quoted and nulls never, which is how CSV tells an empty string from a null.
+In: Postgres' binary format where a table's types are known and all have one here, else CSV.
+Out: CSV. Its strings are always quoted and nulls never, which is how CSV tells an empty string
+from a null.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from overnight.errors import ContractError
+from overnight.warehouse.copy_binary import HEADER, TRAILER, BinaryRows
 from overnight.warehouse.table import DIALECT, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import sqlalchemy as sa
 
@@ -23,6 +25,7 @@ __all__ = ["copy_in", "copy_out", "refuse_nul"]
 
 # So few that Postgres reads some while the next are written down, and soon has the first.
 _ROWS_AT_ONCE = 4096
+_BYTES_AT_ONCE = 16 << 20
 _TIMESTAMP = "%Y-%m-%dT%H:%M:%S%.6f"
 
 
@@ -44,7 +47,19 @@ def copy_in(
     refuse_nul(frame, key=key)
     if frame.is_empty():
         return 0
-    return copy_text(connection, quoted(table), frame, kinds=table.columns)
+    binary = BinaryRows.of(frame.schema, table.columns)
+    if binary is None:
+        return copy_text(connection, quoted(table), frame, kinds=table.columns)
+    names = ", ".join(DIALECT.identifier_preparer.quote(name) for name in binary.names)
+    statement = f"COPY {quoted(table)} ({names}) FROM STDIN (FORMAT binary)"
+    with _cursor(connection) as cursor:
+        with cursor.copy(statement) as copy:
+            copy.write(HEADER)
+            for part in _slices(frame):
+                copy.write(binary.rows(part))
+            copy.write(TRAILER)
+        copied: int = cursor.rowcount
+    return copied
 
 
 def copy_text(
@@ -60,7 +75,7 @@ def copy_text(
     texts = [_as_text(name, kind, kinds).alias(name) for name, kind in frame.schema.items()]
     with _cursor(connection) as cursor:
         with cursor.copy(statement) as copy:
-            for part in frame.iter_slices(_ROWS_AT_ONCE):
+            for part in _slices(frame):
                 written = part.select(texts).write_csv(
                     include_header=False, quote_style="non_numeric", null_value=""
                 )
@@ -98,6 +113,12 @@ def copy_out(
         schema={name: pl.String if name in binary else kind for name, kind in schema.items()},
     )
     return frame.with_columns(pl.col(binary).str.decode("hex"))
+
+
+def _slices(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Pieces of a frame that are worth a message and fit into memory beside it."""
+    row_bytes = max(1, int(frame.estimated_size()) // max(1, frame.height))
+    return frame.iter_slices(min(_ROWS_AT_ONCE, max(1, _BYTES_AT_ONCE // row_bytes)))
 
 
 def refuse_nul(frame: pl.DataFrame, *, key: Sequence[str]) -> None:
