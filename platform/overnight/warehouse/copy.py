@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from psycopg.copy import QueuedLibpqWriter
 
 from overnight.errors import ContractError
 from overnight.warehouse.copy_binary import HEADER, TRAILER, BinaryRows
@@ -53,7 +54,7 @@ def copy_in(
     names = ", ".join(DIALECT.identifier_preparer.quote(name) for name in binary.names)
     statement = f"COPY {quoted(table)} ({names}) FROM STDIN (FORMAT binary)"
     with _cursor(connection) as cursor:
-        with cursor.copy(statement) as copy:
+        with _written(cursor, statement) as copy:
             copy.write(HEADER)
             for part in _slices(frame):
                 copy.write(binary.rows(part))
@@ -74,7 +75,7 @@ def copy_text(
     statement = f"COPY {target} ({names}) FROM STDIN (FORMAT csv)"
     texts = [_as_text(name, kind, kinds).alias(name) for name, kind in frame.schema.items()]
     with _cursor(connection) as cursor:
-        with cursor.copy(statement) as copy:
+        with _written(cursor, statement) as copy:
             for part in _slices(frame):
                 written = part.select(texts).write_csv(
                     include_header=False, quote_style="non_numeric", null_value=""
@@ -138,6 +139,11 @@ def refuse_nul(frame: pl.DataFrame, *, key: Sequence[str]) -> None:
                 "store: remove it in parse, or let the contract refuse it"
             )
             raise ContractError(message)
+
+
+def _written(cursor: Any, statement: str) -> Any:
+    """A COPY whose data a thread sends, while the next is encoded."""
+    return cursor.copy(statement, writer=QueuedLibpqWriter(cursor))
 
 
 def _cursor(connection: sa.Connection) -> Any:
