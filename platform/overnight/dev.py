@@ -36,6 +36,9 @@ storage:
 DAGSTER_YAML = """\
 telemetry:
   enabled: false
+run_launcher:
+  module: overnight.orchestration.run_launcher
+  class: ForkingRunLauncher
 run_retries:
   enabled: true
   max_retries: 3
