@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import psutil
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.launcher.base import WorkerStatus
+from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
 from overnight.dev import DAGSTER_YAML
 from overnight.errors import OvernightError
@@ -160,24 +163,31 @@ def test_runs_go_on_when_the_process_that_they_were_forked_from_ends(
     assert await_end(instance, first) is dg.DagsterRunStatus.CANCELED
 
 
-def test_another_process_or_machine_is_not_taken_for_a_runs(
+def test_another_process_is_not_taken_for_a_runs(
     instance: dg.DagsterInstance, launcher: ForkingRunLauncher
 ) -> None:
-    run = launch(instance, launched.waiting)
+    run_id = launch(instance, launched.waiting)
     told()
-    there = json.loads(run_of(instance, run).tags[PROCESS_TAG])
+    run = run_of(instance, run_id)
+    tag = json.loads(run.tags[PROCESS_TAG])
+    other = run.with_tags({PROCESS_TAG: json.dumps({**tag, "started": tag["started"] - 1})})
+    assert launcher.check_run_worker_health(other).status is WorkerStatus.FAILED
 
-    def with_tag(**changed: Any) -> dg.DagsterRun:
-        tag = json.dumps({**there, **changed})
-        return run_of(instance, run).with_tags({PROCESS_TAG: tag})
 
-    def status(asked: dg.DagsterRun) -> WorkerStatus:
-        return launcher.check_run_worker_health(asked).status
-
-    assert status(with_tag(started=there["started"] - 1)) is WorkerStatus.FAILED
-    assert status(with_tag(host="elsewhere")) is WorkerStatus.UNKNOWN
-    never = instance.create_run_for_job(dg.reconstructable(launched.waiting).get_definition())
-    assert status(never) is WorkerStatus.UNKNOWN
+@pytest.mark.parametrize("host", [None, "elsewhere", socket.gethostname()])
+def test_dagsters_monitoring_fails_only_runs_of_this_machine_whose_process_is_gone(
+    instance: dg.DagsterInstance, host: str | None
+) -> None:
+    gone = json.dumps({"host": host, "pid": os.getpid(), "started": 1})
+    run = instance.create_run_for_job(
+        launched.waiting,
+        status=dg.DagsterRunStatus.STARTED,
+        tags={} if host is None else {PROCESS_TAG: gone},
+    )
+    record = instance.get_run_record_by_id(run.run_id)
+    monitor_started_run(instance, None, record, logging.getLogger())  # type: ignore[arg-type] # it needs no workspace
+    failed = run_of(instance, run.run_id).status is dg.DagsterRunStatus.FAILURE
+    assert failed == (host == socket.gethostname())
 
 
 def test_a_process_that_does_not_start_is_an_error_that_says_so(

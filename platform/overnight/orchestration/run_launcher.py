@@ -121,13 +121,13 @@ class ForkingRunLauncher(RunLauncher[Any], ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether a run's process is there."""
+        """Whether a run's process is there.
+
+        Of a run that somebody else executes, such as a command in its own process, or another
+        machine, nothing is known: it counts as running, for Dagster fails all that does not.
+        """
         process = _Process.of(run)
-        if process is None:
-            return CheckRunHealthResult(WorkerStatus.UNKNOWN, "it has no process yet")
-        if process.host != socket.gethostname():
-            return CheckRunHealthResult(WorkerStatus.UNKNOWN, f"it is on {process.host}")
-        if process.alive():
+        if process is None or process.host != socket.gethostname() or process.alive():
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         # It may have ended in order since Dagster looked the run up.
         now = self._instance.get_run_by_id(run.run_id)
