@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 DEADLINE_S = 60
 
 
-@pytest.fixture
-def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    monkeypatch.setenv(launched.TOLD, str(tmp_path / "told"))
-    (tmp_path / "dagster.yaml").write_text(DAGSTER_YAML)
-    with dg.DagsterInstance.from_config(str(tmp_path)) as opened:
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    home = tmp_path_factory.mktemp("dagster")
+    (home / "dagster.yaml").write_text(DAGSTER_YAML)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        dg.DagsterInstance.from_config(str(home)) as opened,
+    ):
+        patch.setenv(launched.TOLD, str(home / "told"))
         yield opened
         for run in opened.get_runs():
             opened.run_launcher.terminate(run.run_id)
@@ -191,8 +195,9 @@ def test_dagsters_monitoring_fails_only_runs_of_this_machine_whose_process_is_go
 
 
 def test_a_process_that_does_not_start_is_an_error_that_says_so(
-    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    instance: dg.DagsterInstance, launcher: ForkingRunLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    launcher.dispose()
     monkeypatch.setattr(run_launcher, "_TEMPLATE", ["/bin/sh", "-c", "exit 3"])
     with pytest.raises(OvernightError, match="has ended with status 3"):
         launch(instance, launched.telling)
