@@ -100,8 +100,8 @@ def generate(case: dict[str, Any], run: int, *, plain: bool) -> dict[str, float]
             stack.callback(watcher.close)
         loop = WorkerLoop(exact_lengths(Case(**case), resumes=not plain))
         stack.callback(loop.close)
-        run_rows(loop, *requests("even", -1, 64))
-        texts, lengths = requests("even", run, _WATCHED_ROWS)
+        run_rows(loop, *requests(-1, 64))
+        texts, lengths = requests(run, _WATCHED_ROWS)
         began = time.perf_counter()
         run_rows(loop, texts, lengths)
         seconds = time.perf_counter() - began
@@ -116,7 +116,7 @@ def drain(case: dict[str, Any], in_s: float = 30.0) -> dict[str, float]:
     from overnight.workers.loop import WorkerLoop
     from tests.benchmarks.bench_static_batches import requests
 
-    texts, lengths = requests("even", 1, ROWS_RUNNING)
+    texts, lengths = requests(1, ROWS_RUNNING)
     with tempfile.TemporaryDirectory() as scratch, counted(Path(scratch) / "computed") as computed:
         journal = Journal(StoreConfig(url=Path(scratch).as_uri()).open(), "b", "f", "2026-01-05")
         spec = exact_lengths(Case(**case))

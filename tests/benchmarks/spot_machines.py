@@ -66,7 +66,7 @@ def killed(case: Case) -> float:
     from tests.benchmarks.bench_static_batches import requests
 
     with open_lab(None) as lab:
-        finished = land(lab, *requests("long_tailed", 2, KILLED_ROWS))
+        finished = land(lab, *requests(2, KILLED_ROWS))
         step = start(lab, case, finished)
         until(lambda: finished.stat().st_size >= KILLED_AT * KILLED_ROWS, step)
         kill_all(step)
@@ -107,7 +107,7 @@ def night(case: Case, *, disturbed: bool) -> dict[str, float]:
 
     with cluster() as (market, lab):
         machine = market.launch()
-        finished = land(lab, *requests("even", 3, GOODPUT_ROWS))
+        finished = land(lab, *requests(3, GOODPUT_ROWS))
         # One thread: the other core is the one of the machine that comes.
         step = start(lab, case, finished, "--threads", "1", "--seqs", "64")
         until(lambda: finished.stat().st_size > 0, step)
