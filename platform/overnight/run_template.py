@@ -41,7 +41,7 @@ def main() -> int:
         pid = os.fork()
         if not pid:
             return _run(json.loads(line))
-        print(pid, flush=True)  # noqa: T201
+        print(pid, flush=True)  # noqa: T201 - the answer to whoever launches
     return 0
 
 

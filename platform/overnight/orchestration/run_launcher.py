@@ -63,7 +63,7 @@ class ForkingRunLauncher(RunLauncher[Any], ConfigurableClass):
         self._inst_data = inst_data
         self._lock = threading.Lock()
         self._template: subprocess.Popen[str] | None = None
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call] # Dagster's has no types
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:

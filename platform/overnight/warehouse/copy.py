@@ -7,6 +7,7 @@ from a null.
 
 from __future__ import annotations
 
+import itertools
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from overnight.warehouse.copy_binary import HEADER, TRAILER, BinaryRows
 from overnight.warehouse.table import DIALECT, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import sqlalchemy as sa
 
@@ -53,14 +54,8 @@ def copy_in(
         return copy_text(connection, quoted(table), frame, kinds=table.columns)
     names = ", ".join(DIALECT.identifier_preparer.quote(name) for name in binary.names)
     statement = f"COPY {quoted(table)} ({names}) FROM STDIN (FORMAT binary)"
-    with _cursor(connection) as cursor:
-        with _written(cursor, statement) as copy:
-            copy.write(HEADER)
-            for part in _slices(frame):
-                copy.write(binary.rows(part))
-            copy.write(TRAILER)
-        copied: int = cursor.rowcount
-    return copied
+    rows = map(binary.rows, _slices(frame))
+    return _send(connection, statement, itertools.chain([HEADER], rows, [TRAILER]))
 
 
 def copy_text(
@@ -74,15 +69,13 @@ def copy_text(
     names = ", ".join(DIALECT.identifier_preparer.quote(name) for name in frame.columns)
     statement = f"COPY {target} ({names}) FROM STDIN (FORMAT csv)"
     texts = [_as_text(name, kind, kinds).alias(name) for name, kind in frame.schema.items()]
-    with _cursor(connection) as cursor:
-        with _written(cursor, statement) as copy:
-            for part in _slices(frame):
-                written = part.select(texts).write_csv(
-                    include_header=False, quote_style="non_numeric", null_value=""
-                )
-                copy.write(written.encode())
-        copied: int = cursor.rowcount
-    return copied
+    csv = (
+        part.select(texts)
+        .write_csv(include_header=False, quote_style="non_numeric", null_value="")
+        .encode()
+        for part in _slices(frame)
+    )
+    return _send(connection, statement, csv)
 
 
 def copy_out(
@@ -141,9 +134,14 @@ def refuse_nul(frame: pl.DataFrame, *, key: Sequence[str]) -> None:
             raise ContractError(message)
 
 
-def _written(cursor: Any, statement: str) -> Any:
-    """A COPY whose data a thread sends, while the next is encoded."""
-    return cursor.copy(statement, writer=QueuedLibpqWriter(cursor))
+def _send(connection: sa.Connection, statement: str, pieces: Iterable[bytes | memoryview]) -> int:
+    """COPY pieces, each sent by a thread while the next is made; how many rows they are."""
+    with _cursor(connection) as cursor:
+        with cursor.copy(statement, writer=QueuedLibpqWriter(cursor)) as copy:
+            for piece in pieces:
+                copy.write(piece)
+        copied: int = cursor.rowcount
+    return copied
 
 
 def _cursor(connection: sa.Connection) -> Any:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-__all__ = ["BinaryRows"]
+__all__ = ["HEADER", "TRAILER", "BinaryRows"]
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
