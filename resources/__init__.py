@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from overnight.home import Home
 from resources.cluster import ClusterResource
 from resources.store import StoreResource
 from resources.warehouse import WarehouseResource
@@ -22,7 +23,9 @@ def from_env() -> dict[str, dg.ConfigurableResource[Any]]:
             url=_variable("OVERNIGHT_STORE_URL"),
             endpoint_url=_variable("OVERNIGHT_STORE_ENDPOINT"),
         ),
-        "cluster": ClusterResource(address=_variable("OVERNIGHT_RAY_ADDRESS")),
+        "cluster": ClusterResource(
+            address=_variable("OVERNIGHT_RAY_ADDRESS"), workers=Home.from_env().workers
+        ),
     }
 
 

@@ -55,7 +55,7 @@ concurrency:
   runs:
     max_concurrent_runs: 4
   pools:
-    default_limit: 2
+    default_limit: 3
     granularity: run
 """
 STOP_TIMEOUT_S = 20

@@ -7,6 +7,7 @@
 | `OVERNIGHT_STORE_ENDPOINT`| none                     | an S3-compatible server                   |
 | `OVERNIGHT_WAREHOUSE_URL` | embedded in `<home>`     | any PostgreSQL from version 14            |
 | `OVERNIGHT_RAY_ADDRESS`   | a Ray of the run's own   | `host:port` of a Ray head                 |
+| `OVERNIGHT_WORKERS`       | by GPUs or machines      | how many engines a run uses               |
 | `OVERNIGHT_DEFINITIONS`   | `assets.definitions`     | the module that declares the jobs         |
 """
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from overnight.errors import ConfigError
 from overnight.store import StoreConfig
 from overnight.workers.cluster import ClusterConfig
 
@@ -39,7 +41,7 @@ class Home:
         store_endpoint: the URL of an S3-compatible server, None for AWS itself.
         warehouse_url: an SQLAlchemy URL, None for the embedded PostgreSQL.
         ray_address: `host:port` of a Ray head, None for one of the run's own.
-        workers: how many workers a run uses; 0 for as many as the cluster has GPUs.
+        workers: how many workers a run uses; 0 for as many as the cluster has GPUs, or machines.
     """
 
     path: Path
@@ -51,7 +53,11 @@ class Home:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Home:
-        """Read the settings; nothing is created."""
+        """Read the settings; nothing is created.
+
+        Raises:
+            ConfigError: if `OVERNIGHT_WORKERS` is no number.
+        """
         path = Path(env.get("OVERNIGHT_HOME") or ".overnight").absolute()
         return cls(
             path=path,
@@ -59,6 +65,7 @@ class Home:
             store_endpoint=env.get("OVERNIGHT_STORE_ENDPOINT") or None,
             warehouse_url=env.get("OVERNIGHT_WAREHOUSE_URL") or None,
             ray_address=env.get("OVERNIGHT_RAY_ADDRESS") or None,
+            workers=_workers(env.get("OVERNIGHT_WORKERS") or "0"),
         )
 
     @property
@@ -80,3 +87,11 @@ class Home:
     def scratch(self) -> Path:
         """For what a run needs only while it lasts."""
         return self.path / "scratch"
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigError(
+            f"OVERNIGHT_WORKERS is {text!r}: give a number of engines, 0 for automatic"
+        )
+    return int(text)

@@ -9,7 +9,7 @@ import pytest
 from assets.definitions import build_definitions
 
 GRAPH = build_definitions().resolve_asset_graph()
-NODES = [GRAPH.get(key) for key in GRAPH.get_all_asset_keys()]
+NODES = [GRAPH.get(key) for key in sorted(GRAPH.get_all_asset_keys())]
 OURS = [node for node in NODES if node.is_materializable]
 
 

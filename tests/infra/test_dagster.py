@@ -74,7 +74,7 @@ def test_dagster_reads_the_settings_as_they_are_meant(production: DagsterInstanc
     queue = production.get_concurrency_config()
     assert queue.run_queue_config is not None
     assert queue.run_queue_config.max_concurrent_runs == 4
-    assert queue.pool_config.default_pool_limit == 2
+    assert queue.pool_config.default_pool_limit == 3
     assert queue.pool_config.pool_granularity is not None
     assert queue.pool_config.pool_granularity.value == "run"
     assert production.run_coordinator.dequeue_interval_seconds == 1

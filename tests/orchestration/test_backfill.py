@@ -139,6 +139,7 @@ def test_a_failed_day_stops_no_other_and_is_run_again_alone(installed: Installat
 def test_two_backfills_and_a_night_keep_the_limit_and_the_night_goes_first(
     installed: Installation,
 ) -> None:
+    installed.instance.event_log_storage.set_concurrency_slots("trivial", LIMIT)
     days = [f"2026-07-{day:02d}" for day in range(1, 4)]
     night = "2026-07-20"
     for number, day in enumerate([*days, night]):

@@ -14,6 +14,7 @@ import pytest
 import ray
 import sqlalchemy as sa
 
+from overnight.engines.cores import usable_cores
 from overnight.errors import ConfigError, EngineBrokenError
 from overnight.run import House, run_partition
 from overnight.warehouse.connect import Warehouse
@@ -50,6 +51,18 @@ class Broken(Paced):
 
     def start(self) -> PacedEngine:
         raise OSError("no memory left for weights")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telling(Paced):
+    """Appends to a file how many cores it may use."""
+
+    cores: str
+
+    def start(self) -> PacedEngine:
+        with Path(self.cores).open("a") as file:
+            file.write(f"{usable_cores()}\n")
+        return PacedEngine(self)
 
 
 def workers() -> list[str]:
@@ -89,6 +102,18 @@ def test_an_idle_engine_is_released(warehouse: Warehouse, home: Path) -> None:
     before = set(workers())
     run_partition(job, DAY, run_id="r", house=house)
     until(lambda: set(workers()) <= before)
+
+
+@pytest.mark.usefixtures("ray_head")
+@pytest.mark.parametrize("count", [1, 2])
+def test_engines_on_a_machine_share_its_cores(warehouse: Warehouse, home: Path, count: int) -> None:
+    house = fresh(warehouse, home, workers=count)
+    write_lines(home, map(line, range(20)))
+    told = home / "cores"
+    job = reversing(engine=Telling(window=32, batch=16, cores=str(told)))
+    run_partition(job, DAY, run_id="r", house=house)
+    each = max(1, usable_cores() // count)
+    assert {int(line) for line in told.read_text().splitlines()} == {each}
 
 
 @pytest.mark.usefixtures("ray_head")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from overnight.crashpoints import reach, register
+from overnight.engines.cores import share_cores
 from overnight.engines.gpu import GpuGauges
 from overnight.errors import StaleAttemptError, WorkersLostError
 from overnight.journal import Journal
@@ -100,6 +101,7 @@ class Worker:
         leave: what ends the process; called from the watching thread.
         tell: what tells the cluster that this machine goes: a reason, and when (Unix seconds).
         place: what tells the cluster's id of this machine.
+        sharing: how many engines share the cores of this machine, this one among them.
         clock: monotonic seconds.
     """
 
@@ -112,6 +114,7 @@ class Worker:
         leave: Callable[[], None],
         tell: Callable[[str, float], None] = lambda *_: None,
         place: Callable[[], str] = socket.gethostname,
+        sharing: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -125,6 +128,8 @@ class Worker:
         self._idle_since = clock()
         self._closing = False
         self._machine = socket.gethostname()
+        if sharing > 1:
+            share_cores(sharing)
         self._loop = WorkerLoop(spec)
         self._gpus = GpuGauges()
         self._going: str | None = None

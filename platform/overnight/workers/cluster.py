@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class ClusterConfig:
             `overnight demo` keeps up, if it does, else a Ray that is started for the run.
         head_file: where a head that this installation keeps up leaves its address.
         workers: how many workers to use; 0: one for each GPU, or for each node without any.
+            Where no machine has a GPU and there are fewer machines than workers, these share the
+            cores: two engines with a core each do more than one with two, but start more slowly.
         gpus: GPUs of each worker; None: one if there is a machine with a GPU now. Say it where
             machines only come when they are asked for.
         changeover_s: seconds from asking for a machine until its engine works.
@@ -142,23 +145,37 @@ def keep_head(config: ClusterConfig) -> Iterator[str]:
             ray.shutdown()
 
 
-def worker_count(
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a cluster carries.
+
+    Attributes:
+        workers: how many; at least one, which waits for the first machine if there is none.
+        gpus: of each of them.
+        sharing: how many share the cores of a machine.
+    """
+
+    workers: int
+    gpus: float
+    sharing: int
+
+
+def carried(
     config: ClusterConfig, *, without: Collection[str] = (), market: str | None = None
-) -> tuple[int, float]:
-    """How many workers the connected cluster carries, and the GPUs of each.
+) -> Carried:
+    """How many workers the connected cluster carries, and what each of them has.
 
     Args:
         config: may fix their number.
         without: Ray's ids of machines that will be taken away.
         market: count the machines of this one only.
-
-    Returns:
-        At least one worker: on a cluster without a machine it waits for the first.
     """
     nodes = [known for node, known in alive_nodes(market).items() if node not in without]
     gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
     each = config.gpus if config.gpus is not None else float(gpus > 0)
-    return config.workers or gpus or max(1, len(nodes)), each
+    machines = max(1, len(nodes))
+    workers = config.workers or gpus or machines
+    return Carried(workers, each, 1 if each else math.ceil(workers / machines))
 
 
 def _answers(address: str) -> bool:

@@ -10,7 +10,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from overnight.workers.actor import Worker
-from overnight.workers.cluster import NAMESPACE, worker_count
+from overnight.workers.cluster import NAMESPACE, carried
 from overnight.workers.machines import NODE_LABEL, alive_nodes, has_markets, say_draining
 from overnight.workers.member import Member
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from overnight.workers.actor import Assignment
     from overnight.workers.backlog import Backlog
     from overnight.workers.buying import Buyer
-    from overnight.workers.cluster import ClusterConfig
+    from overnight.workers.cluster import Carried, ClusterConfig
     from overnight.workers.machine_time import MachineTime
 
 PREFIX = "engine:"
@@ -75,18 +75,16 @@ class Crew:
         self._market = self._choose_market()
         self._replace_others()
         self._dismiss_needless()
-        count, self._gpus = worker_count(
-            self._config, without=self._going_nodes(), market=self._market
-        )
+        offer = carried(self._config, without=self._going_nodes(), market=self._market)
         prefix = f"{self._name}-{self._market}-" if self._market else f"{self._name}-"
         taken = {member.name for member in self.members} | self._refused
         warm = [n for n in ray.util.list_named_actors() if n.removeprefix(prefix).isdecimal()]
         names = itertools.chain(sorted(warm), (f"{prefix}{n}" for n in itertools.count()))
         elsewhere = self._usable()
-        while sum(self.wanted(m) or m.awaited(elsewhere) for m in self.members) < count:
+        while sum(self.wanted(m) or m.awaited(elsewhere) for m in self.members) < offer.workers:
             name = next(name for name in names if name not in taken)
             taken.add(name)
-            member = self._hire(name)
+            member = self._hire(name, offer)
             # Those that come for machines that were taken away start their engines for it.
             member.replaces = self._replaced < self.interrupted
             self._replaced += member.replaces
@@ -199,7 +197,7 @@ class Crew:
         going = alive_nodes(self._market).keys() & self._going_nodes()
         return frozenset(going if self._usable() else ())
 
-    def _hire(self, name: str) -> Member:
+    def _hire(self, name: str, offer: Carried) -> Member:
         import ray
 
         options: dict[str, Any] = {
@@ -208,8 +206,8 @@ class Crew:
             "get_if_exists": True,
             "max_concurrency": 128,
             "max_restarts": 0,
-            "num_cpus": 0 if self._gpus else 1,
-            "num_gpus": self._gpus,
+            "num_cpus": 0 if offer.gpus else 1,
+            "num_gpus": offer.gpus,
             "scheduling_strategy": "SPREAD",
         }
         if self._stays:
@@ -231,6 +229,7 @@ class Crew:
                 leave=leave,
                 tell=say_draining,
                 place=placed_on,
+                sharing=offer.sharing,
             )
         )
         return Member(
