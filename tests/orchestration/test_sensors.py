@@ -352,10 +352,11 @@ def test_a_bucket_that_does_not_exist_is_an_error_that_names_it(
         Zone(missing.open(), instance).evaluate()
 
 
-def test_a_zone_that_may_not_be_listed_is_an_error_that_names_it(directory: Path) -> None:
+def test_a_zone_that_may_not_be_listed_is_an_error_that_names_it(home: Path) -> None:
+    directory = home / "store"
     (directory / "landing" / "lines" / DAY).mkdir(parents=True)
     (directory / "landing" / "lines").chmod(0o700)
-    for parent in (directory, *directory.parents[:3]):
+    for parent in (directory, home):
         parent.chmod(0o755)
     program = (
         "import os, datetime as dt\n"

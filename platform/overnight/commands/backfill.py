@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from overnight.commands.shared import declared_definitions, declared_job
-from overnight.errors import ConfigError
+from overnight.commands.shared import declared_definitions, declared_job, open_warehouse
+from overnight.errors import ConfigError, OvernightError
 from overnight.home import Home
 
 if TYPE_CHECKING:
     import dagster as dg
+
+    from overnight.job import InferenceJob
 
 _LOOK_S = 1.0
 
@@ -51,11 +54,26 @@ def backfill(job: str, days: str, *, failed: bool, wait: bool) -> None:
         number = backfills.launch(instance, graph, declared.name, chosen)
         what = chosen[0] if len(chosen) == 1 else f"{len(chosen)} days, {chosen[0]}..{chosen[-1]}"
         click.echo(f"backfill {number} of {job}: {what}")
+        _warm_engines(declared, chosen)
         if not wait:
             click.echo(f"watch it in the Dagster UI under Runs, Backfills: /runs/b/{number}")
             return
         if not _watch(instance, job, number, chosen):
             sys.exit(1)
+
+
+def _warm_engines(job: InferenceJob, days: list[str]) -> None:
+    """Use the time until Dagster's daemon looks at the backfill, up to half a minute."""
+    from overnight.run import House
+    from overnight.warm import warm_engines
+
+    home = Home.from_env()
+    with open_warehouse() as warehouse, contextlib.suppress(OvernightError):  # runs tell it better
+        house = House(
+            warehouse=warehouse, store=home.store, cluster=home.cluster, scratch=home.scratch
+        )
+        if engines := warm_engines(job, days, house):
+            click.echo(f"meanwhile {engines} engine{'s' if engines > 1 else ''} of it start")
 
 
 def _watch(instance: dg.DagsterInstance, job: str, number: str, days: list[str]) -> bool:

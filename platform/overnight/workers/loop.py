@@ -101,7 +101,11 @@ class WorkerLoop:
             ModelError: if the model is missing or not the declared one.
             EngineBrokenError: if it does not start within the budget.
         """
-        return self._ordered(self._warm).result()
+        return self.warm_up().result()
+
+    def warm_up(self) -> Future[float]:
+        """`ready`, without waiting."""
+        return self._ordered(self._warm)
 
     def run(
         self, split_id: str, table: pa.Table, writer: JournalWriter, provenance: Provenance
