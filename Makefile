@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
+# Two test processes beside each other; the tests of a file share what they start.
+BESIDE := --numprocesses 2 --dist loadfile
 TORCH := torch==2.13.0+cpu
 # Where PyTorch publishes its CPU builds; asked only if pip's own configuration has none.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
@@ -34,7 +36,7 @@ dev: setup  ## the Dagster UI on http://127.0.0.1:3000, warm engines, the wareho
 	$(BIN)/overnight dev
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(BESIDE)
 
 test-ui: setup  ## the tests of the UI, in the Chromium that is found (OVERNIGHT_BROWSER names another)
 	$(BIN)/python -m pytest tests/ui
@@ -56,7 +58,7 @@ bench: setup  ## measure, side by side with the peers
 	$(BIN)/python -m tests.benchmarks
 
 chaos: setup  ## the full kill sweeps
-	$(BIN)/python -m pytest -m sweep --override-ini timeout=3600
+	$(BIN)/python -m pytest $(BESIDE) -m sweep --override-ini timeout=3600
 
 lock:  ## resolve requirements/lock.txt and lock-gpu.txt anew (needs uv)
 	uv pip compile pyproject.toml --extra cpu --extra demo --group dev --override requirements/overrides.txt \

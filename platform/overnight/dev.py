@@ -53,9 +53,9 @@ run_queue:
   dequeue_interval_seconds: 1
 concurrency:
   runs:
-    max_concurrent_runs: 4
+    max_concurrent_runs: 6
   pools:
-    default_limit: 3
+    default_limit: 4
     granularity: run
 """
 STOP_TIMEOUT_S = 20

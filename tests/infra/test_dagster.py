@@ -73,8 +73,8 @@ def test_dagster_reads_the_settings_as_they_are_meant(production: DagsterInstanc
     assert production.run_monitoring_settings["free_slots_after_run_end_seconds"] == 60
     queue = production.get_concurrency_config()
     assert queue.run_queue_config is not None
-    assert queue.run_queue_config.max_concurrent_runs == 4
-    assert queue.pool_config.default_pool_limit == 3
+    assert queue.run_queue_config.max_concurrent_runs == 6
+    assert queue.pool_config.default_pool_limit == 4
     assert queue.pool_config.pool_granularity is not None
     assert queue.pool_config.pool_granularity.value == "run"
     assert production.run_coordinator.dequeue_interval_seconds == 1
