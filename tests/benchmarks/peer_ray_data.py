@@ -44,7 +44,8 @@ def run(case: dict[str, Any], prompts: list[str], batch_rows: int) -> dict[str, 
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    ray.init(include_dashboard=False, log_to_driver=False)
+    # Whatever Ray was up before, even one that died: this is a run of its own.
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     processor = build_processor(
         vLLMEngineProcessorConfig(
