@@ -83,6 +83,13 @@ def test_a_wrong_command_says_what_is_wrong(arguments: tuple[str, ...], says: st
     assert "Traceback" not in result.output
 
 
+def test_a_wrong_setting_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERNIGHT_WORKERS", "two")
+    result = overnight("status")
+    assert result.exit_code == 1
+    assert "OVERNIGHT_WORKERS is 'two': give a number of engines" in result.output
+
+
 @pytest.mark.usefixtures("ray_head")
 def test_rows_rejects_and_dead_letters_are_read_back(home: Path) -> None:
     write_lines(home, [*map(line, range(40)), '{"line_id": "bad"}', line(77, "!fail on purpose")])

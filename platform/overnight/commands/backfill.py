@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from overnight.commands.shared import declared_definitions, declared_job, open_warehouse
-from overnight.errors import ConfigError, OvernightError
+from overnight.errors import ConfigError
 from overnight.home import Home
 
 if TYPE_CHECKING:
@@ -63,17 +62,26 @@ def backfill(job: str, days: str, *, failed: bool, wait: bool) -> None:
 
 
 def _warm_engines(job: InferenceJob, days: list[str]) -> None:
-    """Use the time until Dagster's daemon looks at the backfill, up to half a minute."""
+    """Use the time until Dagster's daemon looks at the backfill, up to half a minute.
+
+    The runs start what could not be started here.
+    """
+    from overnight.redact import redact
     from overnight.run import House
     from overnight.warm import warm_engines
 
     home = Home.from_env()
-    with open_warehouse() as warehouse, contextlib.suppress(OvernightError):  # runs tell it better
-        house = House(
-            warehouse=warehouse, store=home.store, cluster=home.cluster, scratch=home.scratch
-        )
-        if engines := warm_engines(job, days, house):
-            click.echo(f"meanwhile {engines} engine{'s' if engines > 1 else ''} of it start")
+    try:
+        with open_warehouse() as warehouse:
+            house = House(
+                warehouse=warehouse, store=home.store, cluster=home.cluster, scratch=home.scratch
+            )
+            engines = warm_engines(job, days, house)
+    except Exception as error:  # noqa: BLE001 - Ray's are of many kinds, and the backfill goes on
+        click.echo(f"no engine starts in advance: {redact(str(error))}", err=True)
+    else:
+        if engines:
+            click.echo(f"{engines} engine(s) start meanwhile")
 
 
 def _watch(instance: dg.DagsterInstance, job: str, number: str, days: list[str]) -> bool:
