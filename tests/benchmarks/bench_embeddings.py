@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.metadata
-import json
-import os
 import random
 import statistics
 import sys
@@ -23,18 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from tests.benchmarks.bench_plumbing import peak_mib
+from tests.benchmarks import change_feed
 from tests.benchmarks.harness import Case, Figure, fresh, new_home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 FIRST, NEXT = dt.date(2026, 11, 19), dt.date(2026, 11, 20)
 _TEXTS, _TUNING_TEXTS = 600, 128
 _DOCUMENTS = 4_000
 _SHARE_CHANGED = 0.01
 _INDEXED, _ASKED, _NEAREST = 20_000, 300, 10
-_FEED_ROWS, _FEED_DOCUMENTS = 1_000_000, 250_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,12 @@ SETTINGS = tuple(Setting(batch, by) for batch in (8, 16, 32, 64) for by in (Fals
 
 def figures(case: Case) -> list[Figure]:
     """All of the embedding job's figures."""
-    return [*_against_transformers(case), *_of_a_refresh(), *_of_the_index(), *_of_the_feed()]
+    return [
+        *_against_transformers(case),
+        *_of_a_refresh(),
+        *_of_the_index(),
+        *change_feed.figures(),
+    ]
 
 
 def _against_transformers(case: Case) -> list[Figure]:
@@ -121,20 +123,6 @@ def _of_the_index() -> list[Figure]:
             ratio=seen["recall"],
             least=0.98,
             decimals=3,
-        )
-    ]
-
-
-def _of_the_feed() -> list[Figure]:
-    with new_home() as home:
-        write_feed(home)
-        seen = fresh("bench_embeddings:plan_feed", home=str(home))
-    return [
-        Figure(
-            name=f"{_FEED_ROWS:,} changes of {_FEED_DOCUMENTS:,} documents: memory to plan, GB",
-            ours=f"{seen['peak_mib']:.0f} MiB in {seen['seconds']:.0f} s",
-            ratio=seen["peak_mib"] * 2**20 / 1e9,
-            most=1.0,
         )
     ]
 
@@ -259,7 +247,7 @@ def refresh(home: str) -> dict[str, Any]:
 
     path = Path(home)
     first = list(changes(FIRST, first=FIRST, count=_DOCUMENTS))
-    _land(path, FIRST, first)
+    change_feed.land(path, FIRST, first)
     fresh_texts = changes(NEXT, first=NEXT, count=_DOCUMENTS, seed=8)
     changed = random.Random(0).sample(list(fresh_texts), round(_DOCUMENTS * _SHARE_CHANGED))
 
@@ -271,7 +259,7 @@ def refresh(home: str) -> dict[str, Any]:
         place = house(warehouse, path)
         with keep_head(place.cluster):
             full = run_partition(document_embeddings, WHOLE, run_id="full", house=place)
-            _land(path, NEXT, changed)
+            change_feed.land(path, NEXT, changed)
             again = run_partition(document_embeddings, WHOLE, run_id="refresh", house=place)
     return {
         "full_s": cost(full),
@@ -356,56 +344,3 @@ def pieces(count: int) -> list[str]:
     texts = list(found)
     random.Random(0).shuffle(texts)
     return texts[:count]
-
-
-def write_feed(home: Path) -> None:
-    """Put a change feed into the landing zone: ten days, late and out of order."""
-    rng = random.Random(0)
-    days = [FIRST - dt.timedelta(days=back) for back in range(9, -1, -1)]
-    for day in days:
-        _land(home, day, _feed(day, rng, _FEED_ROWS // len(days)))
-
-
-def _feed(day: dt.date, rng: random.Random, rows: int) -> Iterator[dict[str, object]]:
-    for _ in range(rows):
-        doc = rng.randrange(_FEED_DOCUMENTS)
-        at = dt.datetime.combine(day, dt.time(), dt.UTC) - dt.timedelta(
-            seconds=rng.randrange(200_000)
-        )
-        text = f"Page {doc} of the shop says this since {at:%A, %H:%M}: nothing is thrown away."
-        yield {
-            "doc_id": f"d{doc}", "text": text, "updated_at": at.isoformat(), "deleted": False,
-        }  # fmt: skip
-
-
-def plan_feed(home: str) -> dict[str, Any]:
-    """Plan the embedding of a change feed; seconds and peak memory."""
-    from assets.embeddings import document_embeddings as job
-    from overnight.landing import WHOLE, reader_of
-    from overnight.plan import build_plan
-    from overnight.store import StoreConfig
-
-    path = Path(home)
-    store = StoreConfig((path / "store").as_uri()).open()
-    nothing = pl.DataFrame(schema={"input_hash": pl.Binary})
-    began = time.perf_counter()
-    with build_plan(
-        reader_of(store, job.source, WHOLE, scratch=path / "scratch"),
-        key=job.source.key,
-        prepare=job.prepare,
-        carry=job.carried,
-        done=nothing,
-        published=nothing,
-        scratch=path / "scratch",
-        split_rows=job.split_rows,
-        max_rejects=job.max_rejects,
-    ) as plan:
-        rows = plan.rows_in
-    return {"seconds": time.perf_counter() - began, "peak_mib": peak_mib(), "chunks": rows}
-
-
-def _land(home: Path, day: dt.date, rows: Any) -> None:
-    folder = home / "store" / "landing" / "documents" / day.isoformat()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "changes.jsonl").open("w") as file:
-        file.writelines(json.dumps(row) + os.linesep for row in rows)
