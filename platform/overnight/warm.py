@@ -35,9 +35,9 @@ def warm_engines(job: InferenceJob, partitions: Iterable[str], house: House) -> 
     job = job.pinned(house.registry)
     fingerprint = job.fingerprint()
     with house.warehouse.connect() as connection:
-        current = [current_publication(connection, job.name, p) for p in partitions]
-    if all(one is not None and one.fingerprint == fingerprint.id for one in current):
-        return 0
+        published = (current_publication(connection, job.name, p) for p in partitions)
+        if all(one is not None and one.fingerprint == fingerprint.id for one in published):
+            return 0
     with connected(house.cluster):
         if has_markets():
             return 0

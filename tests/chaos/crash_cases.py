@@ -67,6 +67,7 @@ BY_DEFAULT = {
     "merge-merge.after_keep-1",
     "worker-journal.after_merge_delete-1",
     "worker-worker.before_release-1",
+    "machine-drain.before_refuse-1",
     "training-registry.before_in_service-1",
 }
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.chaos.lab import Lab, Step
 
 VICTIMS = ("step", "worker", "postgres")
-BY_DEFAULT = range(1)
+BY_DEFAULT = range(2)
 ALL = range(25)
 TRIES = 4
 _KILLED = -signal.SIGKILL

@@ -232,7 +232,7 @@ def warm_up(config: ClusterConfig, spec: EngineSpec, *, name: str) -> int:
     offer = carried(config)
     names = [f"{PREFIX}{name}-{n}" for n in range(offer.workers)]
     missing = set(names).difference(ray.util.list_named_actors())
-    resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call] # Ray's
     free = resources.get("GPU" if offer.gpus else "CPU", 0.0)
     if free < len(missing) * (offer.gpus or 1):
         make_room(f"{PREFIX}{name}")
