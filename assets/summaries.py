@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from assets.models import lead_summarizer
-from assets.models.lead_summarizer.reference import clean, prompt
+from assets.models.lead_summarizer.reference import ask, clean
 from assets.sources import articles, in_the_morning
 from overnight.contract import Contract, Field, Timestamp
 from overnight.engines.vllm import VllmGenerate
@@ -36,8 +36,8 @@ class DailySummary(Contract):
 @each_row
 def summary_prompt(article: dict[str, Any]) -> str:
     """Ask for the summary of an article's body; nothing to say of one without words."""
-    body = clean(article["body"])
-    return prompt(body) if body else ""
+    prose = clean(article["body"])
+    return ask(prose) if prose else ""
 
 
 @each_result

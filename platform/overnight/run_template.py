@@ -15,17 +15,25 @@ import os
 import signal
 import sys
 
-# Three quarters of what a run imports. Polars is not among them, nor what imports it: it starts
-# threads, and a fork leaves those behind, whatever they hold.
+# Nearly all that a run imports. Polars is not among them, nor what imports it: it starts threads,
+# and a fork leaves those behind, whatever they hold.
 _MODULES = (
     "alembic",
     "dagster",
     "dagster._cli.api",
+    "dagster._core.definitions.antlr_asset_selection.antlr_asset_selection",
+    "dagster_postgres",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "pandas",
+    "pandera",
+    "pandera.strategies.base_strategies",
+    "pandera.typing",
     "psycopg",
+    "psycopg2",
+    "pydantic.v1",
     "ray",
+    "ray.util.serialization_addons",
     "sqlalchemy.dialects.postgresql",
 )
 

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from assets.demo.articles import articles
-from assets.models.lead_summarizer.reference import clean, prompt
+from assets.models.lead_summarizer.reference import prompt
 from overnight.run import run_partition
 from tests.support import shop
 from tests.support.summaries import Deadly, land, summarizing
@@ -40,7 +40,7 @@ def test_an_engine_that_dies_of_a_row_loses_that_row_alone(
         Deadly,
         at_once=at_once,
         split_rows=ROWS,
-        killer=prompt(clean(str(rows[at]["body"]))),
+        killer=prompt(str(rows[at]["body"])),
         starts=str(starts),
     )
     house = shop.house(warehouse, home)

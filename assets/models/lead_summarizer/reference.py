@@ -2,7 +2,7 @@
 
 This module belongs to both sides of the model: training, the tests and the demo
 data take the right answer from :func:`first_sentence`, and the summaries job makes
-its prompts with :func:`prompt`. It uses the standard library alone. How the model is
+its prompts with :func:`ask`. It uses the standard library alone. How the model is
 trained or run does not belong here.
 """
 
@@ -14,6 +14,7 @@ __all__ = [
     "END",
     "SPECIAL_TOKENS",
     "SUMMARY",
+    "ask",
     "clean",
     "first_sentence",
     "prompt",
@@ -61,7 +62,7 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _DIRECTIVE = re.compile(r"^([ \t]*)\.\. [^\n]*(?:\n(?:\1[ \t]+[^\n]*|[ \t]*(?=\n)))*", re.MULTILINE)
 _LITERAL_BLOCK = re.compile(r"(?<=::)[ \t]*\n(?:[ \t]*\n)+(?:[ \t]+[^\n]*\n|[ \t]*\n)+")
 _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t][^\n]*$", re.MULTILINE)
-_UNDERLINED = re.compile(r"^(?:[^\n]*\S[^\n]*\n)?[ \t]*([=\-~^*#+])\1{2,}[ \t]*$", re.MULTILINE)
+_UNDERLINED = re.compile(r"^(?:[^\S\n]*\S[^\n]*\n)?[ \t]*([=\-~^*#+])\1{2,}[ \t]*$", re.MULTILINE)
 _TABLE_ROW = re.compile(r"^[ \t]*(?:\|.*\||[+=\-| ]{4,})[ \t]*$", re.MULTILINE)
 _LINK_TARGET = re.compile(r"^[ \t]*\[[^\]\n]+\]:[^\n]*$", re.MULTILINE)
 _SESSION = re.compile(r"^[ \t]*(?:>>>|\$)[ \t][^\n]*$(?:\n[ \t]*\.\.\.[^\n]*)*", re.MULTILINE)
@@ -180,4 +181,9 @@ def prompt(text: str) -> str:
     Returns:
         The prompt string; the model continues it with the summary and stops.
     """
-    return f"{BEGIN}{DOCUMENT}{clean(text)}{SUMMARY}"
+    return ask(clean(text))
+
+
+def ask(prose: str) -> str:
+    """Return the prompt of :func:`prompt` for prose that :func:`clean` has made."""
+    return f"{BEGIN}{DOCUMENT}{prose}{SUMMARY}"
