@@ -72,18 +72,24 @@ def serve(home: Home, *, port: int) -> int:
         # Before signals are waited for: what Dagster imports has handlers of its own.
         _declare_limits(home)
         with stopping() as asked:
-            ui = subprocess.Popen(  # noqa: S603 - our own program and a checked port
-                [
-                    *(program("dagster"), "dev", "--workspace", "workspace.yaml"),
-                    *("--host", "127.0.0.1", "--port", str(port)),
-                ],
-                env=environment(home),
-                start_new_session=True,  # Ctrl-C reaches us, and we stop it in order
-            )
+            code = ("--workspace", "workspace.yaml")
+            address = ("--host", "127.0.0.1", "--port", str(port))
+            both = [
+                subprocess.Popen(  # noqa: S603 - our own programs and a checked port
+                    command,
+                    env=environment(home),
+                    start_new_session=True,  # Ctrl-C reaches us, and we stop it in order
+                )
+                for command in (
+                    [program("dagster-webserver"), *code, *address],
+                    [program("overnight"), "daemon", *code],
+                )
+            ]
             print(f"Dagster: http://127.0.0.1:{port}   Ctrl-C stops everything.", flush=True)  # noqa: T201
-            threading.Thread(target=_watch, args=(ui, asked), daemon=True).start()
+            for process in both:
+                threading.Thread(target=_watch, args=(process, asked), daemon=True).start()
             asked.wait()
-            return _stop(ui)
+            return _stop(both)
 
 
 def _declare_limits(home: Home) -> None:
@@ -164,21 +170,25 @@ def _watch(process: subprocess.Popen[bytes], asked: threading.Event) -> None:
     asked.set()
 
 
-def _stop(process: subprocess.Popen[bytes]) -> int:
-    """Stop a process and all that it started; its session is its own."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
+def _stop(processes: list[subprocess.Popen[bytes]]) -> int:
+    """Stop processes and all that they started, each in a session of its own."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    status = max(0, process.wait())
+            process.wait(max(0.0, deadline - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    status = max(0, *(process.wait() for process in processes))
     # They use the embedded warehouse, which the last one to leave has to stop: that is us.
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(0.05)
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
     return status
 
 

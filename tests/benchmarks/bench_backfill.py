@@ -140,7 +140,7 @@ def _backfill(case: dict[str, Any], home: str, last: str, **variables: str) -> d
 
 @contextlib.contextmanager
 def _daemon(home: str, env: dict[str, str]) -> Iterator[None]:
-    """Dagster's daemon, up; it looks at backfills every thirty seconds."""
+    """Dagster's daemon, up as `overnight dev` keeps it."""
     import dagster as dg
 
     from overnight.dev import dagster_home

@@ -97,7 +97,7 @@ def installed(home: Path, ray_head: str, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def daemon(installed: Installation) -> Iterator[None]:
-    with daemons.daemon(LOCATION, installed.variables, quick=True):
+    with daemons.daemon(LOCATION, installed.variables):
         seen = installed.instance.get_daemon_heartbeats
         wait_until(lambda: set(DAEMONS) <= set(seen()), "the daemon did not start")
         yield

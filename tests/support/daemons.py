@@ -1,4 +1,4 @@
-"""Dagster's own daemon as a process, for as long as a test or a benchmark needs it."""
+"""Dagster's daemon (`overnight daemon`) as a process, while a test or a benchmark needs it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,18 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 _STOP_S = 60
-_QUICK = (
-    "from dagster._daemon import controller; controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 1; "
-    "from dagster._daemon.cli import main; main()"
-)
 
 
 @contextlib.contextmanager
-def daemon(location: str, environment: Mapping[str, str], *, quick: bool = False) -> Iterator[None]:
+def daemon(location: str, environment: Mapping[str, str]) -> Iterator[None]:
     """Dagster's daemon at work on a code location; nothing of it is left after the block.
 
     Args:
         location: the module that declares it.
         environment: its variables, `DAGSTER_HOME` among them.
-        quick: whether it looks for new backfills each second instead of every 30.
     """
-    how = ("-c", _QUICK) if quick else ("-m", "dagster._daemon")
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", *how, "run", "-m", location],
+        [sys.executable, "-W", "ignore", "-m", "overnight.cli", "daemon", "-m", location],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.DEVNULL,

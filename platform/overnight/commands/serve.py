@@ -1,12 +1,15 @@
-"""Keeping things up: `overnight dev`, `node` and `demo`."""
+"""Keeping things up: `overnight dev`, `daemon`, `node` and `demo`."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from pathlib import Path
 
 import click
 
+from overnight.errors import ConfigError
 from overnight.home import Home, code_location
 
 
@@ -17,6 +20,39 @@ def dev(port: int) -> None:
     from overnight.dev import serve
 
     sys.exit(serve(Home.from_env(), port=port))
+
+
+@click.command()
+@click.option(
+    "-w",
+    "--workspace",
+    default="workspace.yaml",
+    show_default=True,
+    type=click.Path(),
+    help="The file that says where the code is.",
+)
+@click.option("-m", "--module-name", help="The code's module, in place of such a file.")
+def daemon(workspace: str, module_name: str | None) -> None:
+    """Run Dagster's daemon until Ctrl-C: schedules, sensors, the queue, backfills.
+
+    In place of `dagster-daemon run`: here a new backfill starts at once, there it may take half a
+    minute.
+    """
+    import dagster as dg
+    from dagster_shared.cli import WorkspaceOpts
+
+    from overnight.dev import environment
+    from overnight.orchestration.daemon import run
+
+    if module_name:
+        code = WorkspaceOpts(module_name=[module_name])
+    elif Path(workspace).is_file():
+        code = WorkspaceOpts(workspace=[workspace])
+    else:
+        raise ConfigError(f"there is no file {workspace!r} here: name it with --workspace")
+    os.environ.update(environment(Home.from_env()))
+    with dg.DagsterInstance.get() as instance:
+        run(instance, code)
 
 
 @click.command()

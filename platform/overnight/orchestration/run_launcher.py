@@ -83,6 +83,11 @@ class ForkingRunLauncher(RunLauncher[Any], ConfigurableClass):
         del config_value
         return cls(inst_data)
 
+    def warm_up(self) -> None:
+        """Begin with the imports, for whoever is going to launch runs; does not wait for them."""
+        with self._lock:
+            self._running_template()
+
     def launch_run(self, context: LaunchRunContext) -> None:
         """Fork a process that executes the run.
 
@@ -137,23 +142,27 @@ class ForkingRunLauncher(RunLauncher[Any], ConfigurableClass):
 
     def _fork(self, arguments: str) -> _Process:
         with self._lock:
-            if self._template is None or self._template.poll() is not None:
-                self._let_go()
-                self._template = subprocess.Popen(  # noqa: S603 - our own module
-                    _TEMPLATE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-                )
-            assert self._template.stdin is not None
-            assert self._template.stdout is not None
+            template = self._running_template()
+            assert template.stdin is not None
+            assert template.stdout is not None
             pid = ""
             with contextlib.suppress(BrokenPipeError):
-                print(json.dumps(arguments), file=self._template.stdin, flush=True)
-                pid = self._template.stdout.readline()
+                print(json.dumps(arguments), file=template.stdin, flush=True)
+                pid = template.stdout.readline()
             if not pid:
                 raise OvernightError(
                     "the process that runs are forked from has ended with status "
-                    f"{self._template.wait()}: its output says why"
+                    f"{template.wait()}: its output says why"
                 )
         return _Process.running(int(pid))
+
+    def _running_template(self) -> subprocess.Popen[str]:
+        if self._template is None or self._template.poll() is not None:
+            self._let_go()
+            self._template = subprocess.Popen(  # noqa: S603 - our own module
+                _TEMPLATE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        return self._template
 
     def _let_go(self) -> None:
         if self._template is not None:
