@@ -75,12 +75,14 @@ class WorkerInfo:
         machine: host name.
         pid: the actor's process.
         engine_seconds: what starting the engine took; 0 if it was warm.
+        capacity: rows that keep its engine busy, see `Engine.capacity`.
         watches: what is asked for notices of this machine's end; None: there is nothing to ask.
     """
 
     machine: str
     pid: int
     engine_seconds: float
+    capacity: int
     watches: str | None = None
 
 
@@ -190,7 +192,13 @@ class Worker:
             if assignment.attempt in self._leases:
                 self._leases[assignment.attempt].renewed = self._clock()
         reach(_LEASED)
-        return WorkerInfo(self._machine, os.getpid(), seconds, self._notices.state().source)
+        return WorkerInfo(
+            machine=self._machine,
+            pid=os.getpid(),
+            engine_seconds=seconds,
+            capacity=self._loop.capacity,
+            watches=self._notices.state().source,
+        )
 
     def infer(self, attempt: int, split: str, rows: pa.Table) -> int:
         """Infer rows and journal them; returns their number once every one is durable.

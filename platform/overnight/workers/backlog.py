@@ -7,6 +7,7 @@ journal holds by then.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from overnight.workers.member import Member
 
 log = logging.getLogger(__name__)
+
+PIECES = 4
+"""Pieces for each of several workers: those that start late, or are slow, have fewer."""
+LEAST_ROWS = 16
+"""Of a piece, unless workers would idle."""
 
 _GIVING, _GIVEN = "pool.before_hand_out", "pool.after_hand_out"
 _REQUEUING, _REQUEUED = "pool.before_requeue", "pool.after_requeue"
@@ -51,13 +57,14 @@ class Backlog:
         self._queue: deque[Piece] = deque()
         self._begun: dict[bytes, Any] = {}
         self.total = sum(split.rows for split in plan.splits)
+        self._largest = 0
         self.planned = False
 
     def begin(self, workers: int) -> None:
         """No older attempt is at work any more: what it left is known now.
 
         Args:
-            workers: for whom the work is cut finer if they would idle otherwise.
+            workers: among whom the rows are to be shared evenly, those that come late included.
         """
         self._queue.extend(self._pieces(workers))
         self.planned = True
@@ -72,12 +79,21 @@ class Backlog:
         return sum(piece.rows for piece in (*self._queue, *held)) if self.planned else self.total
 
     def hand_out(self, members: list[Member]) -> None:
-        """Give workers as much as they take; none to those whose machines may go, if others can."""
+        """Give workers as much as they take; none to those whose machines may go, if others can.
+
+        While others are still to come, each has no more of its share than keeps it busy.
+        """
         safe = any(member.ready and not member.advised for member in members)
+        counted = [member for member in members if member.stays]
+        share = min(self._largest, math.ceil(self.total / max(1, len(counted))))
+        complete = all(member.ready for member in counted)
         for member in members:
             if member.advised and safe:
                 continue
-            while self._queue and member.takes(self._queue[0]):
+            rows = share
+            if member.info is not None and not complete:
+                rows = min(share, member.info.capacity // 2)
+            while self._queue and member.takes(self._queue[0], rows):
                 self._hand_out(member, self._queue.popleft())
 
     def requeue(self, pieces: list[Piece]) -> None:
@@ -108,13 +124,17 @@ class Backlog:
         return sum(piece.rows for piece in lost)
 
     def _pieces(self, workers: int) -> list[Piece]:
-        """The plan's splits less what is journalled by now; cut finer where workers would idle."""
+        """The plan's splits less what is journalled by now; cut finer if there are few for many."""
         done = self._assignment.journal.done().select("input_hash")
         left = [Piece(split).less(done, self._plan) for split in self._plan.splits]
         pieces = [piece for piece in left if piece.rows]
         self.total = sum(piece.rows for piece in pieces)
-        while pieces and len(pieces) < workers and max(map(_rows, pieces)) > 1:
+        self._largest = max(map(_rows, pieces), default=0)
+        enough = workers * PIECES if workers > 1 else 1
+        while pieces and len(pieces) < enough:
             largest = max(pieces, key=_rows)
+            if largest.rows < (2 if len(pieces) < workers else 2 * LEAST_ROWS):
+                break
             pieces.remove(largest)
             pieces.extend(largest.halves(self._plan))
         self._read_partials()

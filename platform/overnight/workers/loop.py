@@ -107,6 +107,12 @@ class WorkerLoop:
         """`ready`, without waiting."""
         return self._ordered(self._warm)
 
+    @property
+    def capacity(self) -> int:
+        """Rows that keep the engine busy; 0 if none runs."""
+        engine = self._keeper.engine
+        return 0 if engine is None else engine.capacity
+
     def run(
         self, split_id: str, table: pa.Table, writer: JournalWriter, provenance: Provenance
     ) -> Future[int]:

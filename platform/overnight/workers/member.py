@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from overnight.workers.actor import WorkerInfo
     from overnight.workers.piece import Piece
 
-AHEAD = 2  # splits that a worker holds at once, so that its engine's window stays full
+AHEAD = 2  # pieces that a worker holds at once, so that its engine's window stays full
 
 
 @dataclass(slots=True)
@@ -114,11 +114,19 @@ class Member:
         single = (self.placing, self.leasing, self.watching, self.asking)
         return [*(ref for ref in single if ref is not None), *self.pieces]
 
-    def takes(self, piece: Piece) -> bool:
-        """Whether it has room for a piece; a suspect one needs it for itself."""
-        if not self.ready or any(held.suspect for held in self.pieces.values()):
+    def takes(self, piece: Piece, rows: int) -> bool:
+        """Whether it has room for a piece; a suspect one needs it for itself.
+
+        Args:
+            piece: that is to be given out.
+            rows: it may hold, where small pieces come to fewer.
+        """
+        held = self.pieces.values()
+        if not self.ready or any(one.suspect for one in held):
             return False
-        return len(self.pieces) < (1 if piece.suspect else AHEAD)
+        if piece.suspect:
+            return not held
+        return len(held) < AHEAD or sum(one.rows for one in held) + piece.rows <= rows
 
     def spent(self, now: float, neighbours: int) -> MachineTime:
         """What its machine was paid for, as far as is known.
