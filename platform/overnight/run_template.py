@@ -33,6 +33,7 @@ _MODULES = (
     "psycopg2",
     "pydantic.v1",
     "ray",
+    "ray.dag",
     "ray.util.serialization_addons",
     "sqlalchemy.dialects.postgresql",
 )
