@@ -1,7 +1,7 @@
 """A backfill of many days through Dagster, against as many separate runs of Ray Data LLM.
 
-Ours is what a person types, from the command's start to the last publication, with Dagster's
-daemon and a Ray head up as `overnight dev` keeps them, but no engine started yet. Two engines
+Ours is what a person types, from the command's start to the last publication, with the daemon
+and a Ray head up as `overnight dev` keeps them, but no engine started yet. Two engines
 share the cores, which takes them longer to start and less for each day. The peer is handed
 finished prompts and starts for each day, as a job of its own does. A second engine gains it
 nothing: it took 40.4 s for a day of 512 rows with two, and 40.2 to 41.1 s with one.

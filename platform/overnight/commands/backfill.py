@@ -62,10 +62,7 @@ def backfill(job: str, days: str, *, failed: bool, wait: bool) -> None:
 
 
 def _warm_engines(job: InferenceJob, days: list[str]) -> None:
-    """Use the time until Dagster's daemon looks at the backfill, up to half a minute.
-
-    The runs start what could not be started here.
-    """
+    """Have engines start while the runs are made; these start what could not be started here."""
     from overnight.redact import redact
     from overnight.run import House
     from overnight.warm import warm_engines

@@ -105,7 +105,7 @@ def check_daemon(instance: dg.DagsterInstance) -> None:
     if time.time() - oldest > ALIVE_S:
         raise ConfigError(
             f"no Dagster daemon is at work on {instance.root_directory}, so nothing would start "
-            "the runs: start `make dev` (or `dagster-daemon run`) in another terminal, and again"
+            "the runs: start `make dev` (or `overnight daemon`) in another terminal, and again"
         )
 
 
