@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,6 +74,16 @@ class Night:
     def until_typed(self, share: float, step: Step) -> None:
         assert wait_for(lambda: self.typed >= share * self.letters, step), step.output
 
+    def until_kept(self, step: Step) -> None:
+        """Wait until what is being typed has been kept once more."""
+        began = time.time()
+        partials = self.lab.home / "store" / "partial"
+
+        def is_kept() -> bool:
+            return any(file.stat().st_mtime > began for file in partials.rglob("*.arrow"))
+
+        assert wait_for(is_kept, step), step.output
+
     def attempts(self) -> set[int]:
         query = sa.text("SELECT _attempts FROM published.reversed_lines WHERE partition_key = :day")
         with self.lab.warehouse.connect() as connection:
@@ -120,6 +131,7 @@ def test_a_machine_that_is_lost_is_replaced_by_one_that_was_spare(
     night = Night(lab, "2026-07-09")
     step = night.start("--workers", "1")
     night.until_typed(0.3, step)
+    night.until_kept(step)
     (busy,) = [machine for machine in market.machines if machine.workers()]
     market.take_away(busy)
     assert step.wait() == PUBLISHED, step.output

@@ -55,14 +55,12 @@ def test_it_wakes_for_a_backfill_that_is_launched_while_it_waits(
     launched.join()
 
 
-def test_it_lets_a_backfill_whose_runs_are_queued_wait_and_wakes_when_they_have_ended(
+def test_it_lets_a_backfill_whose_runs_are_not_over_wait_and_wakes_when_they_have_ended(
     instance: dg.DagsterInstance,
 ) -> None:
     number = launch(instance)
     job = dg.Definitions([summaries]).resolve_implicit_global_asset_job_def()
-    run = instance.create_run_for_job(
-        job, tags={BACKFILL_ID_TAG: number}, status=dg.DagsterRunStatus.QUEUED
-    )
+    run = instance.create_run_for_job(job, tags={BACKFILL_ID_TAG: number})
     waiting = _ShutdownOrIdleBackfill(threading.Event(), instance)
     looks = 20
     began = time.monotonic()
