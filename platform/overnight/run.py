@@ -183,16 +183,6 @@ def run_partition(
     )
 
 
-def engine_name(job: InferenceJob, fingerprint: Fingerprint, warehouse: Warehouse) -> str:
-    """What the workers of a job's engine are called.
-
-    Jobs that declare the same engine with the same model share its warm workers; but workers
-    tell attempts by their numbers, which are those of one warehouse.
-    """
-    decides = [dict(fingerprint.identity), repr(job.engine), warehouse.url()]
-    return f"{job.engine.kind}-{digest(decides)}"
-
-
 @contextlib.contextmanager
 def _attempt(
     job: InferenceJob, partition: str, run_id: str, fingerprint: Fingerprint, house: House
@@ -300,6 +290,10 @@ def _pool(
     attempt: Attempt,
     report: Callable[[PoolProgress], None],
 ) -> Pool:
+    # Jobs that declare the same engine with the same model share its warm workers; but workers
+    # tell attempts by their numbers, which are those of one warehouse.
+    decides = [dict(fingerprint.identity), repr(job.engine), house.warehouse.url()]
+    name = f"{job.engine.kind}-{digest(decides)}"
     started = record.run_started(house.warehouse, attempt)
     ends_at = job.spot.ends_at(started)
     time_left = None
@@ -321,7 +315,7 @@ def _pool(
     return Pool(
         house.cluster,
         job.engine,
-        name=engine_name(job, fingerprint, house.warehouse),
+        name=name,
         retry_on_interrupt=job.spot.retry_on_interrupt,
         ends_in_s=time_left,
         buyer=Buyer(

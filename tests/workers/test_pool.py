@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,6 @@ from overnight.engines.cores import usable_cores
 from overnight.errors import ConfigError, EngineBrokenError
 from overnight.run import House, run_partition
 from overnight.warehouse.connect import Warehouse
-from overnight.warm import warm_engines
 from overnight.workers.cluster import NAMESPACE, ClusterConfig
 from tests.support import shop
 from tests.support.shop import DAY, Paced, PacedEngine, line, reversing, write_lines
@@ -116,24 +114,6 @@ def test_engines_on_a_machine_share_its_cores(warehouse: Warehouse, home: Path, 
     run_partition(job, DAY, run_id="r", house=house)
     each = max(1, usable_cores() // count)
     assert {int(line) for line in told.read_text().splitlines()} == {each}
-
-
-def test_engines_start_before_the_runs_that_will_need_them_and_only_then(
-    warehouse: Warehouse, home: Path, ray_head: str
-) -> None:
-    house = fresh(warehouse, home)
-    write_lines(home, map(line, range(20)))
-    told = home / "cores"
-    job = reversing(engine=Telling(window=32, batch=16, cores=str(told)))
-    assert warm_engines(job, [DAY], house) == 0, "there is no head that would keep them"
-    house.cluster.head_file.write_text(json.dumps({"address": ray_head}))
-    assert warm_engines(job, [DAY], house) == 1
-    until(told.exists, "no engine was started")
-    report = run_partition(job, DAY, run_id="r", house=house)
-    assert report.inferred == 20
-    assert len(told.read_text().splitlines()) == 1, "the run started another engine"
-    assert warm_engines(job, [DAY], house) == 0, "the day needs none any more"
-    assert warm_engines(job, [DAY, "2026-11-21"], house) == 1, "the next one does"
 
 
 @pytest.mark.usefixtures("ray_head")

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overnight.commands.shared import declared_definitions, declared_job, open_warehouse
+from overnight.commands.shared import declared_definitions, declared_job
 from overnight.errors import ConfigError
 from overnight.home import Home
 
 if TYPE_CHECKING:
     import dagster as dg
-
-    from overnight.job import InferenceJob
 
 _LOOK_S = 1.0
 
@@ -53,32 +51,11 @@ def backfill(job: str, days: str, *, failed: bool, wait: bool) -> None:
         number = backfills.launch(instance, graph, declared.name, chosen)
         what = chosen[0] if len(chosen) == 1 else f"{len(chosen)} days, {chosen[0]}..{chosen[-1]}"
         click.echo(f"backfill {number} of {job}: {what}")
-        _warm_engines(declared, chosen)
         if not wait:
             click.echo(f"watch it in the Dagster UI under Runs, Backfills: /runs/b/{number}")
             return
         if not _watch(instance, job, number, chosen):
             sys.exit(1)
-
-
-def _warm_engines(job: InferenceJob, days: list[str]) -> None:
-    """Have engines start while the runs are made; these start what could not be started here."""
-    from overnight.redact import redact
-    from overnight.run import House
-    from overnight.warm import warm_engines
-
-    home = Home.from_env()
-    try:
-        with open_warehouse() as warehouse:
-            house = House(
-                warehouse=warehouse, store=home.store, cluster=home.cluster, scratch=home.scratch
-            )
-            engines = warm_engines(job, days, house)
-    except Exception as error:  # noqa: BLE001 - Ray's are of many kinds, and the backfill goes on
-        click.echo(f"no engine starts in advance: {redact(str(error))}", err=True)
-    else:
-        if engines:
-            click.echo(f"{engines} engine(s) start meanwhile")
 
 
 def _watch(instance: dg.DagsterInstance, job: str, number: str, days: list[str]) -> bool:

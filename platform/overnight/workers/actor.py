@@ -104,7 +104,6 @@ class Worker:
         tell: what tells the cluster that this machine goes: a reason, and when (Unix seconds).
         place: what tells the cluster's id of this machine.
         sharing: how many engines share the cores of this machine, this one among them.
-        at_once: start the engine now, and not only for the first lease.
         clock: monotonic seconds.
     """
 
@@ -118,7 +117,6 @@ class Worker:
         tell: Callable[[str, float], None] = lambda *_: None,
         place: Callable[[], str] = socket.gethostname,
         sharing: int = 1,
-        at_once: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -143,8 +141,6 @@ class Worker:
         self._notices = NoticeWatcher(on_notice=self.notice)
         self._notices.start()
         threading.Thread(target=self._watch, name="overnight-leases", daemon=True).start()
-        if at_once:
-            self._loop.warm_up()
 
     def lease(self, assignment: Assignment) -> WorkerInfo:
         """Let an attempt use the engine; returns once the engine is ready.

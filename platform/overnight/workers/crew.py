@@ -198,13 +198,39 @@ class Crew:
         return frozenset(going if self._usable() else ())
 
     def _hire(self, name: str, offer: Carried) -> Member:
+        import ray
+
+        options: dict[str, Any] = {
+            "name": name,
+            "namespace": NAMESPACE,
+            "get_if_exists": True,
+            "max_concurrency": 128,
+            "max_restarts": 0,
+            "num_cpus": 0 if offer.gpus else 1,
+            "num_gpus": offer.gpus,
+            "scheduling_strategy": "SPREAD",
+        }
+        if self._stays:
+            options["lifetime"] = "detached"
         selector: dict[str, str] = {}
         if self._buyer is not None and self._market is not None:
             selector |= self._buyer.selector(self._market)
         if avoids := self._avoided():
             selector[NODE_LABEL] = f"!in({','.join(sorted(avoids))})"
-        handle = _worker(
-            self._config, self._spec, name, offer, stays=self._stays, selector=selector
+        if selector:
+            options["label_selector"] = selector
+        handle: Any = (
+            ray.remote(Worker)
+            .options(**options)
+            .remote(
+                self._spec,
+                idle_timeout_s=self._config.idle_timeout_s,
+                lease_timeout_s=self._config.lease_timeout_s,
+                leave=leave,
+                tell=say_draining,
+                place=placed_on,
+                sharing=offer.sharing,
+            )
         )
         return Member(
             name=name,
@@ -214,74 +240,6 @@ class Crew:
             placing=handle.placed.remote(),
             leasing=handle.lease.remote(self._assignment),
         )
-
-
-def warm_up(config: ClusterConfig, spec: EngineSpec, *, name: str) -> int:
-    """Have the workers of an engine start it, before anybody hires them; returns at once.
-
-    Args:
-        config: where workers run; the process is connected to it.
-        spec: the engine.
-        name: of the engine.
-
-    Returns:
-        How many workers there are.
-    """
-    import ray
-
-    offer = carried(config)
-    names = [f"{PREFIX}{name}-{n}" for n in range(offer.workers)]
-    missing = set(names).difference(ray.util.list_named_actors())
-    resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call] # Ray's
-    free = resources.get("GPU" if offer.gpus else "CPU", 0.0)
-    if free < len(missing) * (offer.gpus or 1):
-        make_room(f"{PREFIX}{name}")
-    for one in names:
-        _worker(config, spec, one, offer, stays=True, at_once=True)
-    return offer.workers
-
-
-def _worker(
-    config: ClusterConfig,
-    spec: EngineSpec,
-    name: str,
-    offer: Carried,
-    *,
-    stays: bool,
-    selector: dict[str, str] | None = None,
-    at_once: bool = False,
-) -> Any:
-    """The handle of a worker of a name: of the one that there is, or of a new one."""
-    import ray
-
-    options: dict[str, Any] = {
-        "name": name,
-        "namespace": NAMESPACE,
-        "get_if_exists": True,
-        "max_concurrency": 128,
-        "max_restarts": 0,
-        "num_cpus": 0 if offer.gpus else 1,
-        "num_gpus": offer.gpus,
-        "scheduling_strategy": "SPREAD",
-    }
-    if stays:
-        options["lifetime"] = "detached"
-    if selector:
-        options["label_selector"] = selector
-    return (
-        ray.remote(Worker)
-        .options(**options)
-        .remote(
-            spec,
-            idle_timeout_s=config.idle_timeout_s,
-            lease_timeout_s=config.lease_timeout_s,
-            leave=leave,
-            tell=say_draining,
-            place=placed_on,
-            sharing=offer.sharing,
-            at_once=at_once,
-        )
-    )
 
 
 def make_room(name: str) -> None:

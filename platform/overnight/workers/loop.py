@@ -101,11 +101,7 @@ class WorkerLoop:
             ModelError: if the model is missing or not the declared one.
             EngineBrokenError: if it does not start within the budget.
         """
-        return self.warm_up().result()
-
-    def warm_up(self) -> Future[float]:
-        """`ready`, without waiting."""
-        return self._ordered(self._warm)
+        return self._ordered(self._warm).result()
 
     @property
     def capacity(self) -> int:
