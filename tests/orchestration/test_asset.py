@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
 
+from overnight.lineage.lease import PartitionLease
 from overnight.orchestration import inference_asset, source_asset
+from overnight.warehouse.connect import Warehouse
 from resources import ClusterResource, StoreResource, WarehouseResource
 from tests.support.shop import DAY, line, lines, reversing, write_lines
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,6 +169,30 @@ def test_a_landing_file_that_changed_changes_the_data_version(
         (event,) = result.asset_materializations_for_node("reversed_lines")
         versions.append((event.tags or {})["dagster/data_version"])
     assert versions[0] == versions[1] != versions[2]
+
+
+def test_a_run_waits_for_the_one_that_is_at_work_and_sees_what_landed_meanwhile(
+    installation: Path, instance: dg.DagsterInstance
+) -> None:
+    write_lines(installation, [*map(line, range(10))])
+    with Warehouse.open(home=installation) as warehouse:
+        lease = PartitionLease.take(warehouse, job="reversed_lines", partition_key=DAY)
+        with ThreadPoolExecutor() as beside:
+            started = beside.submit(materialize, instance)
+
+            def waits() -> bool:
+                assert not started.done(), started.result()
+                (run,) = instance.get_runs()[:1] or [None]
+                said = instance.all_logs(run.run_id) if run else []
+                return any("this run waits" in entry.user_message for entry in said)
+
+            until(waits)
+            write_lines(installation, [*map(line, range(20))])
+            lease.release()
+            result = started.result()
+    assert result.success
+    (event,) = result.asset_materializations_for_node("reversed_lines")
+    assert event.metadata["published"].value == 20
 
 
 def test_a_partition_that_is_right_already_asks_for_no_engine(

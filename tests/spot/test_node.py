@@ -58,7 +58,6 @@ class Speaking:
 
 
 WAIT = "print(os.getpid(), flush=True)\ntime.sleep(100)"
-STUBBORN = f"signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{WAIT}"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,10 @@ def test_a_worker_that_is_not_drained_in_time_is_ended_before_the_grace_is_over(
 
 def test_a_command_that_ignores_sigterm_is_killed_with_its_whole_group(tmp_path: Path) -> None:
     code = (
-        f"child = os.fork()\nif child == 0: time.sleep(100)\nprint(child, flush=True)\n{STUBBORN}"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = os.fork()\n"
+        "if child: print(child, flush=True)\n"
+        "time.sleep(100)"
     )
     running = Speaking(tmp_path, code, grace="2")
     running.process.send_signal(signal.SIGTERM)

@@ -8,6 +8,7 @@ because a lock can be lost without its holder noticing: that is what the fencing
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
     from overnight.warehouse.connect import Warehouse
 
-__all__ = ["PartitionLease", "held_leases", "lease_key"]
+__all__ = ["PartitionLease", "await_lease", "held_leases", "lease_key"]
 
 register("lease.before_take", "lease.after_take", "lease.before_release", "lease.after_release")
 
 # The server takes a moment to notice that a killed process is gone.
 _DYING = "1s"
+_LOOK_S = 2.0
 
 
 def lease_key(job: str, partition_key: str) -> int:
@@ -44,6 +46,20 @@ def held_leases(connection: sa.Connection) -> set[int]:
         "(SELECT oid FROM pg_database WHERE datname = current_database())"
     )
     return set(connection.execute(held).scalars())
+
+
+def await_lease(warehouse: Warehouse, *, job: str, partition_key: str) -> None:
+    """Wait until nobody works on a partition; somebody else may be the first to begin then.
+
+    Raises:
+        WarehouseUnavailableError: if the warehouse does not answer.
+    """
+    key = lease_key(job, partition_key)
+    while True:
+        with warehouse.connect() as connection:
+            if key not in held_leases(connection):
+                return
+        time.sleep(_LOOK_S)
 
 
 class PartitionLease:

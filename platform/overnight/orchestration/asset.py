@@ -10,7 +10,13 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from overnight.audit import Check, check_names, only_warns, too_many_rejects
-from overnight.errors import AuditFailedError, ConfigError, OvernightError, TooManyRejectsError
+from overnight.errors import (
+    AuditFailedError,
+    ConfigError,
+    OvernightError,
+    PartitionBusyError,
+    TooManyRejectsError,
+)
 from overnight.freshness import FRESHNESS, freshness, freshness_meaning
 from overnight.job import WHOLE, InferenceJob
 from overnight.lineage.trail import Trail, trail_of
@@ -153,6 +159,7 @@ def _run(
     job: InferenceJob, context: dg.AssetExecutionContext
 ) -> tuple[PartitionReport, Trail, int, list[Check]]:
     # Only here: the database driver is half a second of what loading the definitions takes.
+    from overnight.lineage.lease import await_lease
     from overnight.run import House, run_partition
 
     resources = context.resources
@@ -176,9 +183,16 @@ def _run(
             scratch=resources.store.scratch,
         )
         with observer:
-            report = run_partition(
-                job, partition, run_id=context.run.run_id, house=house, report=tell
-            )
+            while True:
+                try:
+                    report = run_partition(
+                        job, partition, run_id=context.run.run_id, house=house, report=tell
+                    )
+                    break
+                except PartitionBusyError as error:
+                    # What has landed since the other began is for this run to see.
+                    context.log.warning("%s; this run waits", error)
+                    await_lease(warehouse, job=job.name, partition_key=partition)
         trail = trail_of(warehouse, job=job.name, partition_key=partition, attempt=report.attempt)
         also = []
         if job.expects.due is not None:
