@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -172,24 +173,29 @@ def test_a_landing_file_that_changed_changes_the_data_version(
 
 
 def test_a_run_waits_for_the_one_that_is_at_work_and_sees_what_landed_meanwhile(
-    installation: Path, instance: dg.DagsterInstance
+    installation: Path,
 ) -> None:
     write_lines(installation, [*map(line, range(10))])
-    with Warehouse.open(home=installation) as warehouse:
+    with (
+        dg.instance_for_test() as instance,
+        Warehouse.open(home=installation) as warehouse,
+        ThreadPoolExecutor() as beside,
+        contextlib.ExitStack() as at_work,
+    ):
         lease = PartitionLease.take(warehouse, job="reversed_lines", partition_key=DAY)
-        with ThreadPoolExecutor() as beside:
-            started = beside.submit(materialize, instance)
+        at_work.callback(lease.release)
+        started = beside.submit(materialize, instance)
 
-            def waits() -> bool:
-                assert not started.done(), started.result()
-                (run,) = instance.get_runs()[:1] or [None]
-                said = instance.all_logs(run.run_id) if run else []
-                return any("this run waits" in entry.user_message for entry in said)
+        def waits() -> bool:
+            assert not started.done(), started.result()
+            ids = [run.run_id for run in instance.get_runs()]
+            said = [entry.user_message for one in ids for entry in instance.all_logs(one)]
+            return any("this run waits" in message for message in said)
 
-            until(waits)
-            write_lines(installation, [*map(line, range(20))])
-            lease.release()
-            result = started.result()
+        until(waits)
+        write_lines(installation, [*map(line, range(20))])
+        at_work.close()
+        result = started.result()
     assert result.success
     (event,) = result.asset_materializations_for_node("reversed_lines")
     assert event.metadata["published"].value == 20

@@ -102,11 +102,14 @@ def test_sigterm_becomes_a_notice_and_the_command_ends_when_its_worker_is_draine
 def test_it_waits_for_every_living_worker_and_for_no_dead_one(tmp_path: Path) -> None:
     env = env_in(tmp_path)
     (tmp_path / "machine").mkdir(mode=0o700)
-    (tmp_path / "machine" / "worker-4194000").write_text("1")
-    (tmp_path / "machine" / f"worker-{os.getpid()}").write_text("another process's start")
+    dead = {"worker-4194000": "1", f"worker-{os.getpid()}": "another process's start"}
+    for name, start in dead.items():
+        (tmp_path / "machine" / name).write_text(start)
     with Worker(env, under=node()) as first, Worker(env) as second, Worker(env) as doomed:
         workers = (first, second, doomed)
-        until(lambda: len(list((tmp_path / "machine").glob("worker-*"))) == 3)
+        until(lambda: all(worker.states() for worker in workers))
+        marks = (tmp_path / "machine").glob
+        until(lambda: len({mark.name for mark in marks("worker-*")} - dead.keys()) == 3)
         first.process.send_signal(signal.SIGTERM)
         for worker in workers:
             until(worker.notices)
