@@ -511,7 +511,7 @@ def test_an_empty_file_is_an_error(store: Store, name: str) -> None:
     ("name", "content"),
     [
         ("a.jsonl", b"\n"),
-        ("a.jsonl.gz", gzip.compress(b"")),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0)),
         ("a.csv", b"id,text\n"),
     ],
 )

@@ -42,7 +42,7 @@ def parquet() -> bytes:
         ("a.csv", b'id,count\na,1\n"b ""\nc""",-2\nd,4\n', '"b ""\nc""",-2'),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"id":"a","count":1}\n{"id":"b","count":-2}\n'),
+            gzip.compress(b'{"id":"a","count":1}\n{"id":"b","count":-2}\n', mtime=0),
             '{"id":"b","count":-2}',
         ),
         ("a.parquet", parquet(), '{"id": "b", "count": -2}'),
