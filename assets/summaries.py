@@ -56,6 +56,8 @@ daily_summaries = InferenceJob(
         model=summary_model,
         max_tokens=128,
         temperature=0.0,
+        # A summary takes its words from its article.
+        speculative_tokens=4,
     ),
     prepare=summary_prompt,
     parse=parse_summary,

@@ -45,10 +45,8 @@ def figures(case: Case) -> list[Figure]:
         arguments = {"case": asdict(case), "home": str(home), "last": str(days[-1])}
         ours = fresh("bench_backfill:first_time", **arguments)
         again = fresh("bench_backfill:unchanged", **arguments)
-    batch_rows = peer_ray_data.tuned(case)
-    peer = [
-        peer_ray_data.infer(case, prompts(day, case.rows), batch_rows) for day in days[: case.peers]
-    ]
+    sizes = peer_ray_data.tuned(case)
+    peer = [peer_ray_data.infer(case, prompts(day, case.rows), sizes) for day in days[: case.peers]]
     measured = sum(run["seconds"] for run in peer)
     theirs = measured * case.partitions / len(peer)
     how = "" if len(peer) == case.partitions else f" (extrapolated from {len(peer)} runs)"

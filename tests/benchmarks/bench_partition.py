@@ -30,13 +30,13 @@ _TOKENS_APART = 0.02
 
 def figures(case: Case) -> list[Figure]:
     """Cold, warm, unchanged and with three rows changed; alternating with the peer."""
-    batch_rows = peer_ray_data.tuned(case)
+    sizes = peer_ray_data.tuned(case)
     cold, peer, warm = [], [], []
     for _ in range(case.runs):
         with new_home() as home:
             write_landing(home, FIRST, case.rows)
             cold.append(publish(case, home, FIRST))
-        peer.append(peer_ray_data.infer(case, prompts(FIRST, case.rows), batch_rows))
+        peer.append(peer_ray_data.infer(case, prompts(FIRST, case.rows), sizes))
         _check_same_work(cold[-1], peer[-1])
         with new_home() as home:
             for day in (FIRST, SECOND):
@@ -132,6 +132,7 @@ def job(case: Case) -> InferenceJob:
             max_tokens=case.max_tokens,
             dtype="float32",
             max_model_len=case.max_model_len,
+            speculative_tokens=case.speculative_tokens,
             sizes=VllmSizes(
                 max_num_seqs=case.max_num_seqs,
                 max_num_batched_tokens=case.max_num_batched_tokens,

@@ -33,6 +33,7 @@ class Case:
         runs: measured runs of each system; medians are reported.
         plumbing_rows: the small and the large partition through the trivial engine.
         max_tokens: tokens to generate for each row at most.
+        speculative_tokens: tokens to guess ahead from the prompt.
         max_num_seqs: rows computed together.
         max_num_batched_tokens: tokens in one step.
         max_model_len: longest prompt and text together.
@@ -47,6 +48,7 @@ class Case:
     runs: int = 3
     plumbing_rows: tuple[int, int] = (100_000, 1_000_000)
     max_tokens: int = 128
+    speculative_tokens: int = 4
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     max_model_len: int = 1024

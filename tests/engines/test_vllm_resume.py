@@ -24,12 +24,13 @@ pytestmark = [
 ]
 
 ROWS = 32
+CONTEXT = 512
 PROMPTS = [f"Row {i} of the night: {'abcdefgh'[i % 8] * (i % 30)}" for i in range(ROWS)]
 
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> VllmGenerate:
-    model = make_tiny_model(tmp_path_factory.mktemp("model"), context=512)
+    model = make_tiny_model(tmp_path_factory.mktemp("model"), context=CONTEXT)
     return VllmGenerate(
         model=ModelRef(str(model)).pinned(),
         dtype="float32",
@@ -68,6 +69,14 @@ def until_generated(engine: Any, tokens: int) -> None:
 
 
 @pytest.fixture(scope="module")
+def guessing(spec: VllmGenerate) -> Iterator[Any]:
+    made = replace(spec, speculative_tokens=4).start()
+    yield made
+    made.close()
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
 def undisturbed(engine: Any) -> dict[int, dict[str, Any]]:
     submit(engine, list(range(ROWS)))
     return finish(engine)
@@ -98,6 +107,35 @@ def test_greedy_rows_that_go_on_end_as_if_nothing_had_happened(
             assert resumed[row][column] == expected[column], (row, column)
         assert resumed[row]["attempts"] == 2
         assert expected["attempts"] == 1
+
+
+def test_guessing_ahead_changes_no_row_that_goes_on(
+    guessing: Any, undisturbed: dict[int, dict[str, Any]]
+) -> None:
+    submit(guessing, list(range(ROWS)))
+    until_generated(guessing, 50)
+    states = guessing.suspend(set(range(ROWS)))
+    submit(guessing, list(range(ROWS)), states["partial"])
+    resumed, accepted = {}, 0.0
+    while guessing.in_flight:
+        resumed |= {row["row"]: row for row in guessing.step().to_pylist()}
+        accepted = max(accepted, guessing.stats().get("draft_acceptance", 0.0))
+
+    for row, expected in undisturbed.items():
+        for column in ("text", "finish_reason", "prompt_tokens", "output_tokens", "failure"):
+            assert resumed[row][column] == expected[column], (row, column)
+    assert 0 < accepted <= 1
+
+
+def test_guessing_ahead_does_not_go_past_the_models_context(engine: Any, guessing: Any) -> None:
+    for left in range(1, 8):
+        # What has just been said again and again will be guessed again.
+        text = pa.table({"row": [0], "request": [("ab" * CONTEXT)[: CONTEXT - left]]})
+        engine.submit(text)
+        guessing.submit(text)
+        plain, guessed = finish(engine)[0], finish(guessing)[0]
+        assert guessed["output_tokens"] == plain["output_tokens"] == left
+        assert guessed["text"] == plain["text"]
 
 
 def test_times_and_counts_are_those_of_all_attempts(engine: Any) -> None:

@@ -35,6 +35,11 @@ def model(tmp_path: Path) -> ModelRef:
         ({"dtype": "float64"}, "dtype='float64'"),
         ({"max_model_len": 1}, "max_model_len=1"),
         ({"stop": "END"}, "stop='END'"),
+        ({"speculative_tokens": -1}, "speculative_tokens=-1"),
+        (
+            {"speculative_tokens": 4, "temperature": 0.5},
+            "speculative_tokens=4 is not allowed; it must be 0 where temperature is above 0",
+        ),
         ({"structured": {"xml": "x"}}, "structured="),
     ],
 )
@@ -65,11 +70,14 @@ def test_a_spec_travels(model: ModelRef) -> None:
     assert isinstance(spec, EngineSpec)
 
 
-def test_sizes_do_not_change_the_identity_and_parameters_do(model: ModelRef) -> None:
+def test_sizes_and_guesses_do_not_change_the_identity_and_parameters_do(
+    model: ModelRef,
+) -> None:
     spec = VllmGenerate(model=model)
     faster = VllmGenerate(model=model, sizes=VllmSizes(max_num_seqs=8, enforce_eager=True))
+    guessing = VllmGenerate(model=model, speculative_tokens=4)
     longer = VllmGenerate(model=model, max_tokens=7)
-    assert spec.identity() == faster.identity()
+    assert spec.identity() == faster.identity() == guessing.identity()
     assert spec.identity() != longer.identity()
 
 

@@ -68,6 +68,7 @@ def summarizing(
         max_tokens=128,
         temperature=0.0,
         dtype="float32",
+        speculative_tokens=4,
         sizes=VllmSizes(
             max_num_seqs=at_once, max_num_batched_tokens=2048, kv_cache_gib=1, threads=1
         ),

@@ -12,17 +12,23 @@ _SMOOTHING = 0.1
 
 
 class Pace:
-    """Measured while rows are computed together, each of them a token a step."""
+    """Measured while rows are computed together."""
 
     def __init__(self) -> None:
         self.seconds_per_token = 0.0
         self._last: float | None = None
         self._lengths: deque[int] = deque(maxlen=_REMEMBERED)
 
-    def stepped(self, now: float, *, busy: bool) -> None:
-        """A step has ended at `now` (monotonic seconds); rows still run after it, or not."""
+    def stepped(self, now: float, *, busy: bool, tokens: float = 1.0) -> None:
+        """A step has ended.
+
+        Args:
+            now: when, in monotonic seconds.
+            busy: whether rows still run after it.
+            tokens: how many each row generated in it, on average.
+        """
         if self._last is not None:
-            took = now - self._last
+            took = (now - self._last) / max(1.0, tokens)
             known = self.seconds_per_token
             self.seconds_per_token += (took - known) * (_SMOOTHING if known else 1.0)
         self._last = now if busy else None

@@ -101,6 +101,10 @@ class VllmGenerate:
             `{"choice": [...]}`, `{"grammar": ebnf}`.
         dtype: numbers to compute in; "auto" for the model's own.
         max_model_len: longest prompt and text together, in tokens; None for the model's own.
+        speculative_tokens: how many tokens to guess ahead, from what followed the last two
+            where they stood before (prompt lookup), and to check in one step; 0 for none. Pays
+            where texts repeat their prompts and the accelerator has arithmetic to spare; like
+            `sizes`, it decides speed and never a result, so it needs temperature 0.
         sizes: how the machine is used.
     """
 
@@ -114,15 +118,18 @@ class VllmGenerate:
     structured: Mapping[str, Any] | None = None
     dtype: Dtype = "auto"
     max_model_len: int | None = None
+    speculative_tokens: int = 0
     sizes: VllmSizes = field(default_factory=VllmSizes)
 
     def __post_init__(self) -> None:
         _at_least(1, max_tokens=self.max_tokens)
-        _at_least(0, min_tokens=self.min_tokens)
+        _at_least(0, min_tokens=self.min_tokens, speculative_tokens=self.speculative_tokens)
         if self.min_tokens > self.max_tokens:
             refuse("min_tokens", self.min_tokens, f"at most max_tokens={self.max_tokens}")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             refuse("temperature", self.temperature, "a number >= 0")
+        if self.temperature > 0 and self.speculative_tokens:
+            refuse("speculative_tokens", self.speculative_tokens, "0 where temperature is above 0")
         if not 0 < self.top_p <= 1:
             refuse("top_p", self.top_p, "in (0, 1]")
         if self.dtype not in DTYPES:
@@ -173,10 +180,10 @@ class VllmGenerate:
     def identity(self) -> dict[str, Any]:
         """Model digest and parameters.
 
-        Sizes only decide speed. vLLM's version is left out too: its releases are meant to
-        compute the same, a row that finished stays finished across an upgrade (promise 4),
-        and a machine that only plans need not have vLLM at all. With temperature 0 neither
-        `top_p` nor `seed` decides anything.
+        Sizes and speculation only decide speed. vLLM's version is left out too: its releases
+        are meant to compute the same, a row that finished stays finished across an upgrade
+        (promise 4), and a machine that only plans need not have vLLM at all. With temperature
+        0 neither `top_p` nor `seed` decides anything.
 
         Raises:
             ModelError: if the model is missing or its digest differs.

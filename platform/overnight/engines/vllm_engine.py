@@ -131,7 +131,11 @@ class VllmEngine:
             self._llm.abort_request(ids)
 
     def stats(self) -> Mapping[str, float]:
-        """Rows running and waiting, and as shares: KV cache in use, and how full the batch is."""
+        """Rows running and waiting, and shares.
+
+        `kv_cache_usage`, `batch_occupancy`, and after a step that checked tokens guessed ahead
+        `draft_acceptance`: how many of them were right.
+        """
         values = self._gauges.values
         if not values:
             return values
@@ -246,13 +250,22 @@ class _Gauges:
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
+        self.tokens_per_row = 1.0
+        """Tokens that a row generated in the last step: more than one where guesses were right."""
 
-    def record(self, *, scheduler_stats: Any, **_: object) -> None:
+    def record(self, *, scheduler_stats: Any, iteration_stats: Any, **_: object) -> None:
         self.values = {
             "running": float(scheduler_stats.num_running_reqs),
             "waiting": float(scheduler_stats.num_waiting_reqs),
             "kv_cache_usage": float(scheduler_stats.kv_cache_usage),
         }
+        self.tokens_per_row = 1.0
+        drafts = scheduler_stats.spec_decoding_stats
+        if drafts is not None and drafts.num_draft_tokens:
+            accepted = drafts.num_accepted_tokens
+            generated = iteration_stats.num_generation_tokens
+            self.tokens_per_row = generated / max(1, generated - accepted)
+            self.values["draft_acceptance"] = accepted / drafts.num_draft_tokens
 
     def log(self) -> None:
         """Nothing: progress is reported by whoever asks for it."""
@@ -286,6 +299,8 @@ def _load(model: Path, sizes: VllmSizes, engine_args: dict[str, Any]) -> Any:
         threads = sizes.threads or usable_cores()
         for_core |= {
             "OMP_NUM_THREADS": str(threads),
+            # Who looks tokens up asks for all cores once, on behalf of the arithmetic, too.
+            "NUMBA_NUM_THREADS": str(threads),
             # A thread that waits for the others gives up its core as soon as on a machine with
             # too few. Spinning for long, as libgomp does otherwise, gains 3% where nothing else
             # runs and doubles the time beside one other busy process.

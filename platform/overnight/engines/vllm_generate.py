@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from overnight.engines.vllm import VllmGenerate
 
+# Tokens that must have stood before; fewer are found more often, and guess worse.
+_LOOKED_UP = 2
 _NOTHING: Mapping[str, Any] = {
     "tokens": [],
     "queue_s": 0.0,
@@ -46,6 +48,7 @@ class GenerateEngine(VllmEngine):
             spec.result_schema,
             dtype=spec.dtype,
             max_model_len=spec.max_model_len,
+            speculative_config=speculation(spec.speculative_tokens),
         )
         self._sampling = _sampling(spec)
         self._names: dict[str, str] = {}
@@ -181,7 +184,9 @@ class GenerateEngine(VllmEngine):
 
     def _computed(self) -> list[Any]:
         finished = super()._computed()
-        self._pace.stepped(time.monotonic(), busy=bool(self._running))
+        self._pace.stepped(
+            time.monotonic(), busy=bool(self._running), tokens=self._gauges.tokens_per_row
+        )
         return finished
 
     def _results(self, finished: list[Any]) -> dict[str, list[Any]]:
@@ -230,6 +235,18 @@ def _times(before: Mapping[str, Any], stats: Any, cached_tokens: int) -> dict[st
         "latency_s": np.float32(before["latency_s"] + max(0.0, time.time() - stats.arrival_time)),
         "cached_tokens": cached_tokens if first else before["cached_tokens"],
         "attempts": before["attempts"] + 1,
+    }
+
+
+def speculation(tokens: int) -> dict[str, Any] | None:
+    """Prompt lookup, as vLLM's argument `speculative_config`; None without."""
+    if not tokens:
+        return None
+    return {
+        "method": "ngram",
+        "num_speculative_tokens": tokens,
+        "prompt_lookup_min": _LOOKED_UP,
+        "prompt_lookup_max": _LOOKED_UP,
     }
 
 

@@ -52,6 +52,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[_Told], float | None]], ...] = (
     ("batch_rows", "Rows that are computed at once", lambda t: t.progress.batch),
     ("batch_occupancy_ratio", "Share of the batch that is used", _share("batch_occupancy")),
     ("kv_cache_usage_ratio", "Share of the KV cache that is used", _share("kv_cache_usage")),
+    (
+        "draft_acceptance_ratio",
+        "Share of the tokens guessed ahead that were right",
+        _share("draft_acceptance"),
+    ),
     ("gpu_utilization_ratio", "Share of the time that GPUs compute", _share("gpu_utilization")),
     (
         "gpu_memory_usage_ratio",
