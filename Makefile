@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
+PIP := $(BIN)/pip install --quiet --quiet --no-deps --no-compile
 # Two test processes beside each other; the tests of a file share what they start.
 BESIDE := --numprocesses 2 --dist loadfile
 TORCH := torch==2.13.0+cpu
@@ -23,10 +24,11 @@ setup: $(STAMP)  ## create .venv with everything pinned
 $(STAMP): requirements/lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --quiet --no-deps "$(TORCH)" 2>/dev/null \
-	  || $(BIN)/pip install --quiet --quiet --no-deps --index-url $(TORCH_INDEX) "$(TORCH)"
-	$(BIN)/pip install --quiet --quiet --no-deps -r requirements/lock.txt
-	$(BIN)/pip install --quiet --quiet --no-deps --no-build-isolation -e .
+	$(PIP) "$(TORCH)" 2>/dev/null || $(PIP) --index-url $(TORCH_INDEX) "$(TORCH)"
+	$(PIP) -r requirements/lock.txt
+	$(PIP) --no-build-isolation -e .
+	@# What pip does on one core; a few files of the packages are for other versions of Python.
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 demo: setup  ## land three days of data, run every job on them, read the tables with SQL
