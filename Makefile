@@ -50,7 +50,7 @@ screenshots: test-ui  ## take the README's pictures anew
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 format: setup  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .

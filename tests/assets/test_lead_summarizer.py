@@ -16,6 +16,7 @@ from assets.demo.articles import articles
 from assets.models import lead_summarizer
 from assets.models.lead_summarizer.corpus import docstrings, documents, is_held_out
 from assets.models.lead_summarizer.reference import SPECIAL_TOKENS, clean, first_sentence, prompt
+from overnight.engines.vllm_generate import speculation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,7 @@ def engine() -> Iterator[LLM]:
         patch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("NUMBA_NUM_THREADS", "1")
         from vllm import LLM
 
         llm = LLM(
@@ -50,6 +52,7 @@ def engine() -> Iterator[LLM]:
             max_num_seqs=64,
             max_num_batched_tokens=4_096,
             enforce_eager=True,
+            speculative_config=speculation(4),
         )
         try:
             yield llm
