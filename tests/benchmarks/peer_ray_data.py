@@ -21,7 +21,7 @@ _WARM_UP = "Hello"
 
 
 def tuned(case: Case) -> dict[str, int]:
-    """With what it takes the least time for this case, its start left out: arguments of `run`."""
+    """With what it takes the least time for this case, its start included: arguments of `run`."""
     from tests.benchmarks.bench_partition import prompts
 
     questions = prompts(dt.date(2026, 11, 18), case.rows)
