@@ -20,6 +20,7 @@ from overnight.run import run_partition
 from overnight.warehouse.connect import Warehouse
 from tests.chaos.engine import Log
 from tests.support import shop
+from tests.support.processes import command
 from tests.warehouse.helpers import open_home
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Lab:
         for event in reversed(Log(self.log).read()):
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(event.pid)
-                if "ray::" in " ".join(process.cmdline()):
+                if "ray::" in command(process):
                     return process
             return None
         return None

@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 
 from overnight.workers.cluster import HEALTH_CHECKS
 from overnight.workers.machines import MARKET_LABEL, ZONE_LABEL
+from tests.support.processes import command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ class Machine:
 
     def workers(self) -> list[psutil.Process]:
         """The processes of our workers on it."""
-        return [p for p in self._processes() if _command(p).startswith("ray::Worker")]
+        return [p for p in self._processes() if command(p).startswith("ray::Worker")]
 
     def has_engine(self) -> bool:
         """Whether a vLLM runs on it, or starts.
@@ -55,7 +56,7 @@ class Machine:
         and which of them is the first is chance in Ray's workers.
         """
         titles = ("VLLM::EngineCore", "multiprocessing.spawn")
-        return any(title in _command(p) for p in self._processes() for title in titles)
+        return any(title in command(p) for p in self._processes() for title in titles)
 
     def _processes(self) -> list[psutil.Process]:
         found: list[psutil.Process] = []
@@ -132,10 +133,3 @@ def open_market(folder: Path) -> Iterator[SpotMarket]:
         yield SpotMarket(cluster, folder)
     finally:
         cluster.shutdown()
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""

@@ -13,9 +13,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
-
 from overnight import crashpoints
+from tests.support.processes import alive
 
 VARIABLE = "OVERNIGHT_CHAOS_PASSAGES"
 """A file for this process's passages."""
@@ -87,17 +86,10 @@ class Passages:
         """Whether a process came to where it was to be killed, and is gone."""
         name, _, nth = self.setting.rpartition(":")
         passed = Counter(pid for pid, passed in self._lines() if passed == name)
-        return any(count >= int(nth) and not _alive(pid) for pid, count in passed.items())
+        return any(count >= int(nth) and not alive(pid) for pid, count in passed.items())
 
     def _lines(self) -> list[tuple[int, str]]:
         if not self.file.exists():
             return []
         lines = [line.split() for line in self.file.read_text().splitlines()]
         return [(int(pid), name) for pid, name in lines]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

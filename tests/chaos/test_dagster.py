@@ -16,6 +16,7 @@ from tests.chaos.definitions import BROKEN, LOG
 from tests.chaos.lab import PATIENCE_S, ROOT, environment, rows_of, wait_for
 from tests.chaos.verdict import bound
 from tests.chaos.watch import Flushes
+from tests.support.processes import command
 
 if TYPE_CHECKING:
     from tests.chaos.lab import Lab
@@ -90,9 +91,7 @@ def materialize(lab: Lab, day: str, **variables: str) -> subprocess.Popen[str]:
 def step_of(dagster: psutil.Process) -> psutil.Process:
     """The process that the multiprocess executor started for the step."""
     (step,) = [
-        child
-        for child in dagster.children(recursive=True)
-        if any("spawn_main" in part for part in child.cmdline())
+        child for child in dagster.children(recursive=True) if "spawn_main" in command(child)
     ]
     assert step.pid != os.getpid()
     return step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tests.chaos.lab import Lab, open_lab, rows_of, wait_for
 from tests.chaos.step import PUBLISHED
 from tests.chaos.verdict import verdict
 from tests.chaos.watch import Flushes
+from tests.support.processes import alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,10 +43,11 @@ def test_a_killed_step_takes_its_ray_and_its_workers_along(lone_lab: Lab, rows: 
         agents = [process for process, name in family.items() if name in AGENTS]
         try:
             _, left = psutil.wait_procs([p for p in family if p not in agents], timeout=30)
-            assert not alive(left)
+            assert not [process for process in left if alive(process.pid)]
         finally:
-            for process in alive(agents):
-                process.kill()
+            for process in agents:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         again = lab.start(day)
         assert again.wait() == PUBLISHED, again.output
     found = verdict(
@@ -69,7 +72,7 @@ def test_the_agents_of_a_killed_steps_ray_end_by_themselves(lone_lab: Lab) -> No
     lone_lab.land("2026-07-30", "a")
     family = killed(lone_lab, "2026-07-30", lambda: rows_of(log.inferred()) > 0)
     _, left = psutil.wait_procs(list(family), timeout=150)
-    assert not alive(left)
+    assert not [process for process in left if alive(process.pid)]
 
 
 def killed(lab: Lab, day: str, when: Callable[[], bool]) -> dict[psutil.Process, str]:
@@ -77,13 +80,11 @@ def killed(lab: Lab, day: str, when: Callable[[], bool]) -> dict[psutil.Process,
     step = lab.start(day)
     assert wait_for(when, step), step.output
     family = psutil.Process(step.process.pid).children(recursive=True)
-    names = {process: process.name() for process in family}
+    names: dict[psutil.Process, str] = {}
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names[process] = process.name()
     assert "raylet" in names.values()
     step.signal(signal.SIGKILL)
     step.process.wait()
     return names
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run; a zombie waits for whoever adopted it, and does nothing."""
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

@@ -22,6 +22,7 @@ from overnight.errors import OvernightError
 from overnight.orchestration import run_launcher
 from overnight.orchestration.run_launcher import PROCESS_TAG, ForkingRunLauncher
 from tests.orchestration import launched
+from tests.support.processes import command
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def test_runs_are_forked_from_one_process_that_has_imported_what_they_need(
     (template,) = {
         child.pid
         for child in psutil.Process().children()
-        if "overnight.run_template" in child.cmdline()
+        if "overnight.run_template" in command(child)
     }
     runs = [launch(instance, launched.telling)]
     said = [told()]

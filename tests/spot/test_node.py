@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.spot.watching import Worker, environment
+from tests.support.processes import alive
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -151,13 +152,6 @@ def test_a_command_that_ignores_sigterm_is_killed_with_its_whole_group(tmp_path:
     running.process.send_signal(signal.SIGTERM)
     assert running.ends() == 128 + signal.SIGKILL
     until(lambda: not alive(int(running.ready)))
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_a_second_sigterm_does_not_wait_for_workers(tmp_path: Path) -> None:
