@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 PIP := $(BIN)/pip install --quiet --quiet --no-deps --no-compile
 # Two test processes beside each other; the tests of a file share what they start.
-BESIDE := --numprocesses 2 --dist loadfile
+BESIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 TORCH := torch==2.13.0+cpu
 # Where PyTorch publishes its CPU builds; asked only if pip's own configuration has none.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
@@ -25,10 +25,11 @@ $(STAMP): requirements/lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$(TORCH)" 2>/dev/null || $(PIP) --index-url $(TORCH_INDEX) "$(TORCH)"
-	$(PIP) -r requirements/lock.txt
+	@# pip unpacks on one core.
+	xargs -d '\n' -P 2 -n 30 $(PIP) < requirements/lock.txt
 	$(PIP) --no-build-isolation -e .
 	@# What pip does on one core; a few files of the packages are for other versions of Python.
-	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true
 	@touch $@
 
 demo: setup  ## land three days of data, run every job on them, read the tables with SQL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,32 @@ def test_guessing_ahead_does_not_go_past_the_models_context(engine: Any, guessin
         plain, guessed = finish(engine)[0], finish(guessing)[0]
         assert guessed["output_tokens"] == plain["output_tokens"] == left
         assert guessed["text"] == plain["text"]
+
+
+def test_guessing_ahead_keeps_to_a_structure(engine: Any, guessing: Any) -> None:
+    pattern = r"\[(night|day)(, (night|day)){9,19}\]"
+    # The prompt says what the structure allows and what it does not: some guesses are refused.
+    rows = pa.table({"row": [0, 1], "request": ["[night, day, dusk, night" * 3, "a day"]})
+    texts = []
+    for one in (engine, guessing):
+        whole = one._sampling
+        structured = whole.clone()
+        structured.min_tokens, structured.structured_outputs = 0, _regex(pattern)
+        try:
+            one._sampling = structured
+            one.submit(rows)
+            texts.append([row["text"] for _, row in sorted(finish(one).items())])
+        finally:
+            one._sampling = whole
+    plain, guessed = texts
+    assert all(re.fullmatch(pattern, text) for text in plain)
+    assert guessed == plain
+
+
+def _regex(pattern: str) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return StructuredOutputsParams(regex=pattern)
 
 
 def test_times_and_counts_are_those_of_all_attempts(engine: Any) -> None:

@@ -125,14 +125,15 @@ def test_what_runs_now_is_told_until_it_ends(endpoint: str, warehouse: Warehouse
     tell = live.Teller(warehouse, attempt, lambda: next(now))
     tell(PoolProgress(
         seconds=10.0, rows=20, total=100, prompt_tokens=200, output_tokens=20, in_flight=4,
-        workers=1, lost=0, waiting=6, gauges={"running": 4.0, "kv_cache_usage": 0.25},
+        workers=1, lost=0, waiting=6,
+        gauges={"running": 4.0, "kv_cache_usage": 0.25, "draft_acceptance": 0.75},
     ))  # fmt: skip
     labels = {"job": attempt.job, "partition": attempt.partition_key}
     samples = scrape(endpoint)
     assert of(samples, "overnight_running_attempts", job=attempt.job) == 1
     for name, value in {
         "rows_done": 20, "rows_planned": 100, "rows_per_second": 2, "in_flight_rows": 4,
-        "kv_cache_usage_ratio": 0.25, "eta_seconds": 40,
+        "kv_cache_usage_ratio": 0.25, "draft_acceptance_ratio": 0.75, "eta_seconds": 40,
     }.items():  # fmt: skip
         assert of(samples, f"overnight_running_{name}", **labels) == value, name
     record.finish_attempt(warehouse, attempt, outcome="failed", error=ValueError("no"))
