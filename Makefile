@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 PIP := $(BIN)/pip install --quiet --quiet --no-deps --no-compile
 # Two test processes beside each other; the tests of a file share what they start.
-BESIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+BESIDE := --numprocesses 2 --dist loadfile
 TORCH := torch==2.13.0+cpu
 # Where PyTorch publishes its CPU builds; asked only if pip's own configuration has none.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu

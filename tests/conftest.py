@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,13 +20,6 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
 # Workers inherit the environment that Ray was started with.
 os.environ.update(ENVIRONMENT)
-
-
-@pytest.hookimpl(trylast=True)  # once those that are not asked for have gone
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of few tests first: theirs take long, and nobody should wait for them at the end."""
-    tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (tests[item.path], item.path))
 
 
 @pytest.fixture
