@@ -117,6 +117,16 @@ def test_engines_on_a_machine_share_its_cores(warehouse: Warehouse, home: Path, 
 
 
 @pytest.mark.usefixtures("ray_head")
+def test_two_workers_share_an_odd_number_of_rows(warehouse: Warehouse, home: Path) -> None:
+    house = fresh(warehouse, home, workers=2)
+    job = reversing(engine=Paced(window=16, batch=4), split_rows=1000)
+    for day, rows in ((DAY, 101), ("2026-11-21", 7), ("2026-11-22", 1)):
+        write_lines(home, map(line, range(rows)), day=day)
+        report = run_partition(job, day, run_id="r", house=house)
+        assert report.published == report.inferred == rows
+
+
+@pytest.mark.usefixtures("ray_head")
 def test_a_row_that_kills_its_worker_again_and_again_is_the_only_one_lost(
     warehouse: Warehouse, home: Path
 ) -> None:

@@ -34,7 +34,7 @@ class Missing:
     asked: Any = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Member:
     """One worker.
 

@@ -16,7 +16,7 @@ DEATHS_TO_HALVE = 1
 DEATHS_TO_BURY = 3
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Piece:
     """A split, or what is left of one (`hashes`).
 

@@ -36,7 +36,7 @@ class Provenance(TypedDict):
     machine: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Held:
     """A split that the worker holds."""
 
