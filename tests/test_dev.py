@@ -67,7 +67,7 @@ def test_dev_serves_the_ui_and_leaves_nothing_running_after_ctrl_c(home: Path) -
         assert (home / "ray.json").exists()
         assert len(marked(mark)) > 3
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

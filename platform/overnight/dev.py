@@ -62,7 +62,7 @@ STOP_TIMEOUT_S = 20
 
 
 def serve(home: Home, *, port: int) -> int:
-    """Keep everything up until SIGINT or SIGTERM; returns the exit status.
+    """Keep everything up until SIGINT or SIGTERM; returns 1 if a part of it ended by itself.
 
     Raises:
         ConfigError: if the port is taken.
@@ -89,7 +89,9 @@ def serve(home: Home, *, port: int) -> int:
             for process in both:
                 threading.Thread(target=_watch, args=(process, asked), daemon=True).start()
             asked.wait()
-            return _stop(both)
+            failed = any(process.poll() is not None for process in both)
+            _stop(both)
+            return int(failed)
 
 
 def _declare_limits(home: Home) -> None:
@@ -170,7 +172,7 @@ def _watch(process: subprocess.Popen[bytes], asked: threading.Event) -> None:
     asked.set()
 
 
-def _stop(processes: list[subprocess.Popen[bytes]]) -> int:
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
     """Stop processes and all that they started, each in a session of its own."""
     for process in processes:
         if process.poll() is None:
@@ -181,7 +183,7 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> int:
             process.wait(max(0.0, deadline - time.monotonic()))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    status = max(0, *(process.wait() for process in processes))
+        process.wait()
     # They use the embedded warehouse, which the last one to leave has to stop: that is us.
     deadline = time.monotonic() + STOP_TIMEOUT_S
     for process in processes:
@@ -189,7 +191,6 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> int:
             while time.monotonic() < deadline:
                 os.killpg(process.pid, 0)
                 time.sleep(0.05)
-    return status
 
 
 def _check_free(port: int) -> None:
