@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import re
 from dataclasses import replace
@@ -67,6 +68,18 @@ def until_generated(engine: Any, tokens: int) -> None:
     """Step until the furthest row has so many tokens."""
     while max(engine.partials()["progress"].to_pylist(), default=0) < tokens:
         assert not engine.step().num_rows, "a row was finished before it could be interrupted"
+
+
+@contextlib.contextmanager
+def sampling(engine: Any, **changes: Any) -> Iterator[Any]:
+    """Have the engine sample in another way for a while; the way, to be changed further."""
+    whole, engine._sampling = engine._sampling, engine._sampling.clone()
+    for name, value in changes.items():
+        setattr(engine._sampling, name, value)
+    try:
+        yield engine._sampling
+    finally:
+        engine._sampling = whole
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +158,9 @@ def test_guessing_ahead_keeps_to_a_structure(engine: Any, guessing: Any) -> None
     rows = pa.table({"row": [0, 1], "request": ["[night, day, dusk, night" * 3, "a day"]})
     texts = []
     for one in (engine, guessing):
-        whole = one._sampling
-        structured = whole.clone()
-        structured.min_tokens, structured.structured_outputs = 0, _regex(pattern)
-        try:
-            one._sampling = structured
+        with sampling(one, min_tokens=0, structured_outputs=_regex(pattern)):
             one.submit(rows)
             texts.append([row["text"] for _, row in sorted(finish(one).items())])
-        finally:
-            one._sampling = whole
     plain, guessed = texts
     assert all(re.fullmatch(pattern, text) for text in plain)
     assert guessed == plain
@@ -223,16 +230,13 @@ def test_a_row_is_told_how_long_it_will_take(
 
 
 def test_a_stop_string_across_the_cut_still_stops(engine: Any) -> None:
-    row, cut, whole = 7, 30, engine._sampling
+    row, cut = 7, 30
 
     def typed() -> str:
         state = engine._llm.output_processor.request_states[engine._names[str(row)]]
         return str(state.detokenizer.output_text)
 
-    stopping = whole.clone()
-    stopping.min_tokens, stopping.ignore_eos = 0, True
-    try:
-        engine._sampling = stopping
+    with sampling(engine, min_tokens=0, ignore_eos=True) as stopping:
         submit(engine, [row])
         text = finish(engine)[row]["text"]
         # A string that begins before the interruption, ends after it, and comes but once.
@@ -249,19 +253,13 @@ def test_a_stop_string_across_the_cut_still_stops(engine: Any) -> None:
         assert len(states["partial"][0].as_py()["tokens"]) < expected["output_tokens"]
         submit(engine, [row], states["partial"])
         result = finish(engine)[row]
-    finally:
-        engine._sampling = whole
     assert expected["finish_reason"] == result["finish_reason"] == "stop"
     assert result["text"] == expected["text"] == text[: cut - 2]
     assert result["output_tokens"] == expected["output_tokens"]
 
 
 def test_sampled_rows_go_on_with_what_they_have(spec: VllmGenerate, engine: Any) -> None:
-    whole = engine._sampling
-    sampled = whole.clone()
-    sampled.temperature, sampled.seed = 1.0, 7
-    try:
-        engine._sampling = sampled
+    with sampling(engine, temperature=1.0, seed=7):
         submit(engine, [6])
         until_generated(engine, 30)
         states = engine.suspend({6})
@@ -270,7 +268,5 @@ def test_sampled_rows_go_on_with_what_they_have(spec: VllmGenerate, engine: Any)
         until_generated(engine, len(kept) + 5)
         assert engine.partials()["partial"][0].as_py()["tokens"][: len(kept)] == kept
         (row,) = finish(engine).values()
-    finally:
-        engine._sampling = whole
     assert row["failure"] is None
     assert row["output_tokens"] >= spec.min_tokens
