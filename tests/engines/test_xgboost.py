@@ -16,6 +16,7 @@ import pytest
 import xgboost
 
 from overnight.engines.base import EngineSpec
+from overnight.engines.shallow_trees import ShallowTrees
 from overnight.engines.sizes import BatchSizes
 from overnight.engines.xgboost import MODEL_FILE, XgboostScore
 from overnight.errors import ConfigError, EngineDied, ModelError
@@ -136,7 +137,7 @@ def test_when_xgboost_fails_the_batch_is_under_suspicion(
     engine.submit(requests([spec.probe] * 70))
     engine.step()
     # The one thing that a loaded model can still trip over here: memory.
-    monkeypatch.setattr(xgboost.Booster, "inplace_predict", _no_memory)
+    monkeypatch.setattr(ShallowTrees, "of", _no_memory)
     with pytest.raises(EngineDied, match="memory"):
         engine.step()
     assert engine.suspects() == list(range(64, 70))

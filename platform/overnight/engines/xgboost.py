@@ -17,8 +17,8 @@ import threadpoolctl
 
 from overnight.engines.base import FAILURE, ROW
 from overnight.engines.batch_queue import BatchQueue
-from overnight.engines.contributions import Contributions, exact
 from overnight.engines.cores import usable_cores
+from overnight.engines.shallow_trees import ShallowTrees, exact_contributions
 from overnight.engines.sizes import BatchSizes
 from overnight.errors import ConfigError, EngineDied, ModelError
 from overnight.registry import RegistryRef
@@ -48,9 +48,9 @@ _FEATURES = pa.list_(pa.float32())
 _SCORED = pa.schema(
     [("score", pa.float32()), ("contributions", _FEATURES), ("model_version", pa.string())]
 )
-# Contributions take about 1 us a row of a shallow model, and 30 us or more where they cannot be
-# looked up: a batch is some tenths of a second of a core's work even then.
-_SIZES = BatchSizes(batch_rows=4096, window_rows=16_384)
+# A score and its contributions take about 1.5 us a row of a shallow model, and 30 us or more where
+# they cannot be looked up: a batch is half a second of a core's work even then.
+_SIZES = BatchSizes(batch_rows=16_384, window_rows=32_768)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ class XgboostEngine:
         device = _device(spec.device)
         self._booster.set_param({"device": device, "nthread": self._threads})
         # A GPU computes them about as fast as they can be looked up.
-        self._tables = Contributions.tabulate(self._booster) if device == "cpu" else None
+        self._trees = ShallowTrees.tabulate(self._booster) if device == "cpu" else None
         self._queue = BatchQueue(_FEATURES, spec.sizes.batch_rows)
         self._suspects: list[int] = []
 
@@ -167,7 +167,9 @@ class XgboostEngine:
         rows, requests = self._queue.next()
         failures = _failures(requests, self._features)
         good = pc.is_null(failures)
-        flat = requests.filter(good).flatten()
+        flat = (
+            requests.filter(good) if failures.null_count < len(failures) else requests
+        ).flatten()
         matrix = flat.to_numpy(zero_copy_only=False).reshape(-1, len(self._features))
         try:
             scores, contributions = self._predict(matrix)
@@ -205,11 +207,13 @@ class XgboostEngine:
 
         if not len(matrix):
             return np.empty(0, np.float32), np.empty(matrix.shape, np.float32)
-        if self._tables is not None:
-            scores = self._booster.inplace_predict(matrix, validate_features=False)
-            return scores, self._tables.of(matrix)
+        if self._trees is not None:
+            scores, contributions = self._trees.of(matrix)
+            if scores is None:
+                scores = self._booster.inplace_predict(matrix, validate_features=False)
+            return scores, contributions
         data = xgboost.DMatrix(matrix, feature_names=list(self._features), nthread=self._threads)
-        return self._booster.predict(data), exact(self._booster, data)
+        return self._booster.predict(data), exact_contributions(self._booster, data)
 
 
 def load(file: Path, features: Sequence[str]) -> xgboost.Booster:
@@ -278,6 +282,8 @@ def _failures(lists: pa.ListArray, features: Sequence[str]) -> pa.Array:
             else f"wrong_features: {lengths[row]} numbers, the model takes {len(features)}"
         )
     infinite = np.flatnonzero(np.isinf(lists.flatten().to_numpy(zero_copy_only=False)))
+    if not len(infinite):
+        return pa.array(reasons, pa.string())
     parents = pc.list_parent_indices(lists).to_numpy()
     first = np.cumsum(np.maximum(lengths, 0)) - np.maximum(lengths, 0)
     for value in infinite:
