@@ -234,6 +234,31 @@ def test_rows_are_reused_with_the_place_where_they_stand_now(warehouse: Warehous
     ]
 
 
+@pytest.mark.parametrize("run_id", ["run-1", '100% of it\'s \\ %s :x "y"'])
+def test_who_inferred_a_row_is_kept_where_others_did_and_where_all_are_this_attempts(
+    warehouse: Warehouse, run_id: str
+) -> None:
+    table = new_table(warehouse)
+    attempt = start(warehouse, table, run_id=run_id)
+    own = rows([1, 2], "own", attempt)
+    others = own.with_columns(id=pl.col("id") + "-other")
+    with Stage(warehouse, table, attempt) as stage:
+        assert stage.copy(own.with_columns(partition_key=pl.lit(attempt.partition_key))) == 2
+        assert stage.copy(others.with_columns(_run_id=pl.lit("earlier"), _attempt=pl.lit(0))) == 2
+        mixed = pl.concat([own, own.with_columns(_attempt=pl.lit(0, pl.Int64))])
+        assert stage.copy(mixed.with_columns(id=pl.Series(["m1", "m2", "m3", "m4"]))) == 4
+        found = stage.preview.frame(8).select("id", "partition_key", "_run_id", "_attempt")
+    finish_attempt(warehouse, attempt, outcome="failed")
+    mine = (attempt.partition_key, run_id, attempt.attempt)
+    assert sorted(found.rows()) == sorted(
+        [
+            *((name, *mine) for name in ("k1", "k2", "m1", "m2")),
+            *((f"k{n}-other", attempt.partition_key, "earlier", 0) for n in (1, 2)),
+            *((name, attempt.partition_key, run_id, 0) for name in ("m3", "m4")),
+        ]
+    )
+
+
 def test_staged_nul_names_its_row(warehouse: Warehouse) -> None:
     table = new_table(warehouse)
     attempt = start(warehouse, table)

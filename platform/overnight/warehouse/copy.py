@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import psycopg
 from psycopg.copy import QueuedLibpqWriter
 
 from overnight.errors import ContractError
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-__all__ = ["copy_in", "copy_out", "refuse_nul"]
+__all__ = ["copy_in", "copy_out"]
 
-# So few that Postgres reads some while the next are written down, and soon has the first.
+# So few that Postgres reads some while the next are written down.
 _ROWS_AT_ONCE = 4096
 _BYTES_AT_ONCE = 16 << 20
 _TIMESTAMP = "%Y-%m-%dT%H:%M:%S%.6f"
@@ -44,11 +45,19 @@ def copy_in(
 
     Raises:
         ContractError: if a text holds NUL, which Postgres cannot store; names the column
-            and the row's key, and nothing has been sent.
+            and the row's key. The transaction can only be rolled back then.
     """
-    refuse_nul(frame, key=key)
     if frame.is_empty():
         return 0
+    try:
+        return _copy_binary(connection, table, frame)
+    except psycopg.errors.CharacterNotInRepertoire:
+        # Postgres looks at every byte in any case; what it does not say is which row it was.
+        _refuse_nul(frame, key=key)
+        raise
+
+
+def _copy_binary(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> int:
     binary = BinaryRows.of(frame.schema, table.columns)
     if binary is None:
         return copy_text(connection, quoted(table), frame, kinds=table.columns)
@@ -110,12 +119,18 @@ def copy_out(
 
 
 def _slices(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Pieces of a frame that are worth a message and fit into memory beside it."""
+    """Pieces of a frame that are worth a message and fit into memory beside it.
+
+    The first is smaller: Postgres, which takes longer to read than we to write, begins sooner.
+    """
     row_bytes = max(1, int(frame.estimated_size()) // max(1, frame.height))
-    return frame.iter_slices(min(_ROWS_AT_ONCE, max(1, _BYTES_AT_ONCE // row_bytes)))
+    rows = min(_ROWS_AT_ONCE, max(1, _BYTES_AT_ONCE // row_bytes))
+    first = -(-rows // 4)
+    yield frame[:first]
+    yield from frame[first:].iter_slices(rows)
 
 
-def refuse_nul(frame: pl.DataFrame, *, key: Sequence[str]) -> None:
+def _refuse_nul(frame: pl.DataFrame, *, key: Sequence[str]) -> None:
     """Raises `ContractError` for the first text that holds NUL, also inside lists."""
     for name, kind in frame.schema.items():
         if kind == pl.String:

@@ -19,13 +19,13 @@ from overnight.contract.sql_types import Vector
 from overnight.warehouse.table import DIALECT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Self
 
     import numpy.typing as npt
     import sqlalchemy as sa
 
-    Bytes = npt.NDArray[np.uint8]
+    Values = npt.NDArray[Any]
 
 __all__ = ["HEADER", "TRAILER", "BinaryRows"]
 
@@ -56,7 +56,7 @@ class BinaryRows:
     """Encodes frames of one schema for one table: `of` makes it.
 
     Attributes:
-        numbers: columns of a fixed width, and the type of their elements; they come first.
+        numbers: columns whose values are of one width, and the type of them; they come first.
         texts: columns whose values have a length of their own.
     """
 
@@ -92,15 +92,17 @@ class BinaryRows:
 
     def rows(self, frame: pl.DataFrame) -> memoryview:
         """The rows of a frame, without what stands before the first and after the last."""
-        columns = {name: column.to_arrow() for name, column in frame.to_dict().items()}
-        whole = not any(columns[name].null_count for name in self.numbers)
-        elements = self.numbers if whole else {}
-        parts = [_fixed(_block(columns, len(frame), len(self.names), elements))]
-        if not whole:
-            for name, element in self.numbers.items():
-                parts += _nullable(columns[name], element)
-        for name in self.texts:
-            parts += _text(columns[name])
+        pieces = [np.array(len(self.names), _COUNT)]
+        parts: list[pa.Array] = []
+        for name in self.names:
+            element, values = self.numbers.get(name), frame[name].to_arrow()
+            for piece in _text(values) if element is None else _number(values, element):
+                if isinstance(piece, np.ndarray):
+                    pieces.append(piece)
+                else:
+                    parts += [_large_binary(_beside(pieces, len(frame))), piece]
+                    pieces = []
+        parts.append(_large_binary(_beside(pieces, len(frame))))
         joined = pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
         offsets = np.frombuffer(joined.buffers()[1], np.int64)
         return memoryview(joined.buffers()[2])[: offsets[len(frame)]]
@@ -125,24 +127,42 @@ def _element(kind: pl.DataType, sql: sa.types.TypeEngine[Any]) -> np.dtype[Any] 
     return np.dtype(element) if kind.base_type() in taken else None
 
 
-def _block(
-    columns: Mapping[str, pa.Array], rows: int, fields: int, elements: Mapping[str, np.dtype[Any]]
-) -> Bytes:
-    """The start of each row (rows, bytes): its number of fields, and some of fixed width."""
-    width = _COUNT.itemsize + sum(_LENGTH.itemsize + e.itemsize for e in elements.values())
-    block = np.empty((rows, width), np.uint8)
-    block[:, : _COUNT.itemsize] = _as_bytes(fields, _COUNT)
-    at = _COUNT.itemsize
-    for name, element in elements.items():
-        start = at + _LENGTH.itemsize
-        block[:, at:start] = _as_bytes(element.itemsize, _LENGTH)
-        at = start + element.itemsize
-        block[:, start:at] = _values(columns[name], element)
+def _beside(pieces: Sequence[Values], rows: int) -> Values:
+    """Values that stand beside each other in each row; one that has no rows is in all of them."""
+    fields = [(str(nth), piece.dtype, piece.shape[1:]) for nth, piece in enumerate(pieces)]
+    block = np.empty(rows, fields)
+    for nth, piece in enumerate(pieces):
+        block[str(nth)] = piece
     return block
 
 
-def _values(column: pa.Array, element: np.dtype[Any]) -> Bytes:
-    """The values (rows, bytes) of a column without nulls."""
+def _number(column: pa.Array, element: np.dtype[Any]) -> list[Values | pa.Array]:
+    """The lengths and the values of a column of fixed width."""
+    if not column.null_count:
+        return [np.array(element.itemsize, _LENGTH), _values(column, element)]
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    lengths = np.where(there, element.itemsize, _NULL).astype(_LENGTH)
+    values = _values(column.drop_null(), element)
+    return [lengths, _large_binary(values, np.cumsum(there * element.itemsize))]
+
+
+def _text(column: pa.Array) -> list[Values | pa.Array]:
+    """The lengths and the values of a column of text or bytes."""
+    values = column.view(pa.large_binary())
+    if column.null_count:
+        lengths = pc.binary_length(values).fill_null(_NULL).to_numpy()
+        return [lengths.astype(_LENGTH), values.fill_null(b"")]
+    ends = np.frombuffer(values.buffers()[1], np.int64)[values.offset :][: len(values) + 1]
+    lengths = np.diff(ends)
+    width = int(lengths[0])
+    if width and (lengths == width).all():  # a key, a hash, or the same everywhere
+        data = np.frombuffer(values.buffers()[2], np.uint8)[ends[0] : ends[-1]]
+        return [np.array(width, _LENGTH), data.view(f"V{width}")]
+    return [lengths.astype(_LENGTH), values]
+
+
+def _values(column: pa.Array, element: np.dtype[Any]) -> Values:
+    """The values of a column without nulls."""
     rows = np.empty(len(column), element)
     if element.names:
         values = rows["values"]
@@ -154,41 +174,13 @@ def _values(column: pa.Array, element: np.dtype[Any]) -> Bytes:
         rows[:] = column.view(pa.int64()).to_numpy() - _FIRST_MICROSECOND
     else:
         rows[:] = column.to_numpy(zero_copy_only=False)
-    return rows.view(np.uint8).reshape(len(column), element.itemsize)
+    return rows
 
 
-def _nullable(column: pa.Array, element: np.dtype[Any]) -> list[pa.Array]:
-    """The lengths and the values of a column of fixed width."""
-    there = column.is_valid().to_numpy(zero_copy_only=False)
-    values = _values(column.drop_null(), element)
-    ends = np.cumsum(there * element.itemsize)
-    return [_lengths(np.where(there, element.itemsize, _NULL)), _large_binary(ends, values)]
-
-
-def _text(column: pa.Array) -> list[pa.Array]:
-    """The lengths and the values of a column of text or bytes."""
-    values = column.cast(pa.large_binary())
-    lengths = pc.binary_length(values)
-    if column.null_count:
-        lengths, values = lengths.fill_null(_NULL), values.fill_null(b"")
-    return [_lengths(lengths.to_numpy()), values]
-
-
-def _lengths(lengths: npt.NDArray[Any]) -> pa.Array:
-    return _fixed(lengths.astype(_LENGTH).view(np.uint8).reshape(len(lengths), -1))
-
-
-def _fixed(values: Bytes) -> pa.Array:
-    """Rows of bytes of one length, as Arrow has bytes of any length."""
-    rows, width = values.shape
-    return _large_binary(np.arange(width, (rows + 1) * width, width), values)
-
-
-def _large_binary(ends: npt.NDArray[np.int64], values: Bytes) -> pa.Array:
+def _large_binary(values: Values, ends: npt.NDArray[np.int64] | None = None) -> pa.Array:
+    """Values as Arrow has bytes of any length: each an element, or cut at other places."""
+    if ends is None:
+        ends = np.arange(1, len(values) + 1) * values.itemsize
     offsets = np.concatenate([[0], ends])
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(values))]
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(values.view(np.uint8))]
     return pa.Array.from_buffers(pa.large_binary(), len(ends), buffers)
-
-
-def _as_bytes(number: int, kind: np.dtype[Any]) -> Bytes:
-    return np.array([number], kind).view(np.uint8)

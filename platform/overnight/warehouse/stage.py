@@ -14,7 +14,6 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy.schema import DropTable
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
+
+    import polars as pl
 
     from overnight.lineage.record import Attempt
     from overnight.warehouse.connect import Warehouse
@@ -78,6 +79,13 @@ class Stage:
         self.published = table
         self.attempt = attempt
         self._computed = computed
+        self._usual: dict[str, str | int] = {
+            "partition_key": attempt.partition_key,
+            "_run_id": attempt.run_id,
+            "_attempt": attempt.attempt,
+            "_machine": attempt.machine,
+            "_attempts": 1,
+        }
         self.table = _unkeyed(table, self._name(""))
         self.gone: sa.Table | None = None
         self.gone_hashes = 0
@@ -96,11 +104,7 @@ class Stage:
         with self._warehouse.begin() as connection:
             connection.execute(DropTable(self.table, if_exists=True))
             connection.exec_driver_sql(create)
-            for column in (self.table.c[name] for name in self._computed):
-                name = DIALECT.identifier_preparer.format_column(column)
-                connection.exec_driver_sql(
-                    f"ALTER TABLE {quoted(self.table)} ALTER COLUMN {name} DROP NOT NULL"
-                )
+            connection.exec_driver_sql(f"ALTER TABLE {quoted(self.table)} {self._changes()}")
         self.gone, self.gone_hashes = None, 0
         return self
 
@@ -131,8 +135,9 @@ class Stage:
             ContractError: if a text holds NUL; names the column and the row, stages nothing.
             WarehouseUnavailableError: if the warehouse breaks off.
         """
-        if "partition_key" not in frame.columns:
-            frame = frame.with_columns(partition_key=pl.lit(self.attempt.partition_key))
+        usual = [name for name, value in self._usual.items() if name in frame.columns
+                 and frame[name].eq_missing(value).all()]  # fmt: skip
+        frame = frame.drop(usual)
         crashpoints.reach(_COPYING)
         with self._there(), self._warehouse.begin() as connection:
             copied = copy_in(connection, self.table, frame, key=self._key())
@@ -270,6 +275,19 @@ class Stage:
                 )
                 raise StagingLostError(message)
 
+    def _changes(self) -> str:
+        """How the table differs from the published one.
+
+        What most rows have in common need not be sent with each of them.
+        """
+        named = DIALECT.identifier_preparer.quote
+        defaults = [
+            f"ALTER COLUMN {named(name)} SET DEFAULT {_literal(value)}"
+            for name, value in self._usual.items()
+        ]
+        nullable = [f"ALTER COLUMN {named(name)} DROP NOT NULL" for name in self._computed]
+        return ", ".join(defaults + nullable)
+
     def _name(self, kind: str) -> str:
         suffix = f"{kind}__{self.attempt.attempt}"
         return self.published.name[: _LONGEST_NAME - len(suffix)] + suffix
@@ -290,6 +308,10 @@ class Stage:
                 f"{self.attempt.attempt} for dead and removed it"
             )
             raise StagingLostError(message) from error
+
+
+def _literal(value: str | int) -> str:
+    return str(sa.literal(value).compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
 
 def _unkeyed(table: sa.Table, name: str) -> sa.Table:
