@@ -35,7 +35,7 @@ register("journal.before_merge_delete", "journal.after_merge_delete")
 class Merger:
     """Keeps one writer's shards in levels and merges a level when it is full. One thread."""
 
-    def __init__(self, store: Store, prefix: str, put_new: Callable[[bytes], str]) -> None:
+    def __init__(self, store: Store, prefix: str, put_new: Callable[[memoryview], str]) -> None:
         """`put_new` writes a shard's bytes durably under a new key and returns the key."""
         self._store = store
         self._prefix = prefix

@@ -169,10 +169,12 @@ class Journal:
         failed = np.zeros(wanted.height, dtype=bool)
         for frame in _batched(self.tables()):
             hits = _first_hits(frame, index, taken)
-            finished = hits.filter(pl.col("failure").is_null())
-            failed[hits.filter(pl.col("failure").is_not_null())["_wanted"].to_numpy()] = True
-            taken[finished["_wanted"].to_numpy()] = True
-            yield from _joined(finished, wanted)
+            if hits["failure"].null_count() < hits.height:
+                bad = hits["failure"].is_not_null()
+                failed[hits["_wanted"].filter(bad).to_numpy()] = True
+                hits = hits.filter(~bad)
+            taken[hits["_wanted"].to_numpy()] = True
+            yield from _joined(hits, wanted)
         if (failed & ~taken).any():
             # Dead letters are few; reading twice is what keeps the memory bounded if not.
             for frame in _batched(self.tables()):
@@ -182,6 +184,11 @@ class Journal:
 
     def _read(self, entries: list[Entry], columns: list[str] | None) -> Iterator[pa.Table]:
         """Decode shards in order, reading a few ahead: an object store answers slowly."""
+        if len(entries) == 1:
+            table = self._load(entries[0].key, columns)
+            if table is not None:
+                yield table
+            return
         waiting = deque(entries)
         with ThreadPoolExecutor(_READ_AHEAD, thread_name_prefix="journal-read") as pool:
             ahead = deque(
@@ -246,9 +253,13 @@ def _fixed(array: pa.FixedSizeBinaryArray) -> np.ndarray:
 
 def _first_hits(frame: pl.DataFrame, index: pl.DataFrame, taken: np.ndarray) -> pl.DataFrame:
     """One record per wanted hash that is not taken yet: the first finished, else the first."""
-    hits = frame.join(index, on="input_hash", how="inner", maintain_order="left")
-    hits = hits.filter(~pl.Series(taken[hits["_wanted"].to_numpy()]))
-    if hits["_wanted"].is_duplicated().any():
+    if frame["input_hash"].equals(index["input_hash"]):  # a single split's, in its order
+        hits = frame.hstack(index.select("_wanted"))
+    else:
+        hits = frame.join(index, on="input_hash", how="inner", maintain_order="left")
+    if taken.any():
+        hits = hits.filter(~pl.Series(taken[hits["_wanted"].to_numpy()]))
+    if hits.height and np.bincount(hits["_wanted"].to_numpy()).max() > 1:
         finished_first = hits.sort(pl.col("failure").is_not_null(), maintain_order=True)
         hits = finished_first.unique("_wanted", keep="first", maintain_order=True)
     return hits

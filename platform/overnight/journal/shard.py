@@ -12,6 +12,7 @@ import hashlib
 import re
 import struct
 
+import numpy as np
 import pyarrow as pa
 
 _MAGIC = b"OVNJRNL1"
@@ -20,6 +21,7 @@ _NAME = re.compile(r"\d{6,}-[A-Za-z0-9_.-]+-\d{8,}-[0-9a-f]{8}\.arrow")
 _WORKER = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 # A shard is too small for threads to be worth it, least of all beside an engine that has them.
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+_SLACK = 1 << 20
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -54,7 +56,7 @@ def check_worker(worker: str) -> None:
         raise ValueError(message)
 
 
-def shard_name(attempt: int, worker: str, sequence: int, data: bytes) -> str:
+def shard_name(attempt: int, worker: str, sequence: int, data: bytes | memoryview) -> str:
     """`<attempt>-<worker>-<sequence>-<digest>.arrow`: sorts by age, unique by content."""
     digest: bytes = _HEADER.unpack_from(data)[2]
     return f"{attempt:06d}-{worker}-{sequence:08d}-{digest.hex()[:8]}.arrow"
@@ -65,18 +67,23 @@ def is_shard_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def encode(prefix: str, tables: list[pa.Table]) -> bytes:
+def encode(prefix: str, tables: list[pa.Table]) -> memoryview:
     """A shard's bytes; the tables have the same schema.
 
     Raises:
         pyarrow.ArrowInvalid: if the schemas differ.
     """
     table = pa.concat_tables(tables).combine_chunks()
-    sink = pa.BufferOutputStream()
+    # More than it can take, compressed or not: what is not written to costs nothing.
+    room = table.nbytes + table.get_total_buffer_size() + _SLACK
+    data = np.empty(_HEADER.size + room, np.uint8).data
+    sink = pa.FixedSizeBufferWriter(pa.py_buffer(data[_HEADER.size :]))
     with pa.ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
         writer.write_table(table)
-    body = sink.getvalue()
-    return b"".join((_HEADER.pack(_MAGIC, body.size, _digest(prefix, body)), body))
+    whole = data[: _HEADER.size + sink.tell()]
+    body = whole[_HEADER.size :]
+    _HEADER.pack_into(data, 0, _MAGIC, len(body), _digest(prefix, body))
+    return whole
 
 
 def decode(prefix: str, data: bytes, columns: list[str] | None = None) -> pa.Table:

@@ -289,7 +289,7 @@ class JournalWriter:
             self._kept = noted
             self._changed.notify_all()
 
-    def _put_new(self, data: bytes) -> str:
+    def _put_new(self, data: memoryview) -> str:
         """Write a shard under a name that nobody else has; returns its key."""
         while True:
             self._sequence += 1
@@ -300,7 +300,7 @@ class JournalWriter:
                 reach("journal.after_put")
                 return key
 
-    def _put_once(self, key: str, data: bytes) -> bool:
+    def _put_once(self, key: str, data: memoryview) -> bool:
         try:
             self._store.put(key, data, create=True)
         except FileExistsError:
