@@ -123,6 +123,32 @@ def test_every_row_is_in_one_split_with_key_hash_request_and_carried_columns(
     assert plan.wanted["_line"].to_list() == list(range(1, 24))
 
 
+def test_work_is_announced_once_and_only_if_there_is_some_to_be_done(
+    plan_of: Callable[..., Plan],
+) -> None:
+    told: list[str] = []
+    rows = [(f"k{n}", f"text {n}") for n in range(23)]
+    plan = plan_of(rows, on_work=lambda: told.append("work"))
+    assert told == ["work"]
+    known = plan.wanted.select("input_hash")
+    assert not plan_of(rows, done=known, on_work=lambda: told.append("known")).splits
+    with pytest.raises(TooManyRejectsError):
+        plan_of(
+            [*rows, ("bad", None)],
+            max_rejects=MaxRejects(share=0.0),
+            on_work=lambda: told.append("rejects"),
+        )
+    assert told == ["work"]
+
+
+def test_a_key_that_is_text_does_not_go_along_twice(plan_of: Callable[..., Plan]) -> None:
+    for carry, carried in ((["id", "text"], ["text"]), (["id"], [])):
+        plan = plan_of([("k1", "a"), ("k2", "b")], carry=carry)
+        table = plan.table(plan.splits[0])
+        assert table.column_names == ["row", "key", "input_hash", "request", *carried]
+        assert sorted(table["key"].to_pylist()) == ["k1", "k2"]
+
+
 def test_the_remainder_of_a_split_comes_in_the_splits_order(plan_of: Callable[..., Plan]) -> None:
     plan = plan_of([(f"k{n}", "x" * n) for n in range(10)])
     (split,) = plan.splits

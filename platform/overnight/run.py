@@ -134,9 +134,14 @@ def run_partition(
         earlier = Earlier.read(house.warehouse, job, partition, fingerprint)
         assignment = _assignment(attempt, house, earlier)
         journal = assignment.journal
-        with timings("plan"), _keeping_rejects(house, attempt):
-            plan = _plan(job, partition, journal, earlier, house.store, scratch)
-        with plan, _pool(job, fingerprint, house, attempt, report) as pool:
+        with contextlib.ExitStack() as ending:
+            pool = ending.enter_context(_pool(job, fingerprint, house, attempt, report))
+            with timings("plan"), _keeping_rejects(house, attempt):
+                plan = _plan(
+                    job, partition, journal, earlier, house.store, scratch,
+                    on_work=lambda: pool.prepare(assignment),
+                )  # fmt: skip
+            ending.enter_context(plan)
             with timings("infer"), _counting(house, attempt, pool, prices) as cost:
                 pool.infer(plan, assignment)
             with stage_of(house.warehouse, job, attempt) as stage:
@@ -262,6 +267,8 @@ def _plan(
     earlier: Earlier,
     store: StoreConfig,
     scratch: Path,
+    *,
+    on_work: Callable[[], None],
 ) -> Plan:
     plan = build_plan(
         reader_of(store.open(), job.source, partition, scratch=scratch),
@@ -273,6 +280,7 @@ def _plan(
         scratch=scratch,
         split_rows=job.split_rows,
         max_rejects=job.max_rejects,
+        on_work=on_work,
     )
     to_infer = sum(split.rows for split in plan.splits)
     log.info(

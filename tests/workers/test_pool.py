@@ -105,6 +105,25 @@ def test_an_idle_engine_is_released(warehouse: Warehouse, home: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_head")
+def test_a_worker_that_came_for_a_plan_that_failed_is_free_again(
+    warehouse: Warehouse, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = fresh(warehouse, home, idle_timeout_s=0.5, lease_timeout_s=300)
+    write_lines(home, map(line, range(20)))
+    job = reversing(engine=Paced(window=32, batch=16, log=str(home / "in vain")))
+    before = set(workers())
+
+    def fail(*_: object) -> None:
+        until(lambda: set(workers()) - before)
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("overnight.plan.build.cut", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        run_partition(job, DAY, run_id="r", house=house)
+    until(lambda: set(workers()) <= before)
+
+
+@pytest.mark.usefixtures("ray_head")
 @pytest.mark.parametrize("count", [1, 2])
 def test_engines_on_a_machine_share_its_cores(warehouse: Warehouse, home: Path, count: int) -> None:
     house = fresh(warehouse, home, workers=count)

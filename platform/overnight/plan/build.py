@@ -65,6 +65,7 @@ def build_plan(
     scratch: Path,
     split_rows: int,
     max_rejects: MaxRejects,
+    on_work: Callable[[], None] = lambda: None,
 ) -> Plan:
     """Plan a partition in one pass over its rows.
 
@@ -72,12 +73,15 @@ def build_plan(
         reader: The partition.
         key: The source's key column.
         prepare: Makes the requests of some source rows: a Series, one for each row.
-        carry: Source columns that go with a row to the worker and into the journal.
+        carry: Source columns that go with a row to the worker and into the journal; a key that
+            is text goes as `key` alone.
         done: `input_hash` of what the journal holds (`Journal.done`).
         published: `input_hash` of what the published table holds; wins over `done`.
         scratch: A local directory for the requests that wait.
         split_rows: The most rows in a split.
         max_rejects: How many rejects end the run.
+        on_work: Called once it is known that there are rows to infer, and not too many rejects;
+            what is left to do then is to put them in order.
 
     Raises:
         TooManyRejectsError: if more rows are rejected than may be.
@@ -98,6 +102,7 @@ def build_plan(
             reuse=Reuse(published=published, done=done),
             files=files,
             split_rows=split_rows,
+            on_work=on_work,
         )
         tally = RejectTally(max_rejects)
         batches = reader.batches()
@@ -123,7 +128,9 @@ class _Planner:
         reuse: Reuse,
         files: Path,
         split_rows: int,
+        on_work: Callable[[], None],
     ) -> None:
+        self._on_work = on_work
         self._key = key
         self._prepare = prepare
         self._carry = list(carry)
@@ -149,7 +156,9 @@ class _Planner:
         )
         index = index.with_columns(self._reuse.states(index["input_hash"]))
         waits = index["state"] == "infer"
-        carried = source.select(pl.col(self._carry)).with_columns(_plain_text())
+        # A key that is text goes along as `key`.
+        own = [self._key] if source.schema[self._key] == pl.String else []
+        carried = source.select(pl.col(self._carry).exclude(own)).with_columns(_plain_text())
         rows = index.select("_read", "key", "input_hash").with_columns(request).hstack(carried)
         self._spool.add(rows.filter(waits))
         # How many rows to infer came before: that tells the split.
@@ -178,6 +187,8 @@ class _Planner:
         del index
         accepted = accepted.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("row"))
         waits = accepted["state"] == "infer"
+        if waits.any():
+            self._on_work()
         order, splits, offsets = cut(accepted.select(*CUT_BY).filter(waits))
         return Plan(
             rows_in=rows_in,

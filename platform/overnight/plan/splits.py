@@ -99,11 +99,11 @@ class Plan:
         with pa.OSFile(str(split_file(self._files, split.index))) as file:
             table = pa.ipc.open_file(file).read_all()
         # In the file rows are in the order of reading.
-        positions = np.searchsorted(table.column("_read").to_numpy(), order["_read"].to_numpy())
-        table = table.take(pa.array(positions)).set_column(
-            0, "row", pa.array(order["row"].to_numpy(), pa.int64())
-        )
-        return table.combine_chunks()
+        read, wanted = table.column("_read").to_numpy(), order["_read"].to_numpy()
+        if not np.array_equal(read, wanted):
+            table = table.take(pa.array(np.searchsorted(read, wanted)))
+        rows = pa.array(order["row"].to_numpy(), pa.int64())
+        return table.set_column(0, "row", rows).combine_chunks()
 
     def _rows(self, split: Split) -> pl.DataFrame:
         return self._order.slice(self._offsets[split.index], split.rows)

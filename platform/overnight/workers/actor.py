@@ -196,8 +196,8 @@ class Worker:
             watches=self._notices.state().source,
         )
 
-    def infer(self, attempt: int, split: str, rows: pa.Table) -> int:
-        """Infer rows and journal them; returns their number once every one is durable.
+    def infer(self, attempt: int, split: str, rows: pa.Table) -> Progress:
+        """Infer rows and journal them; how far the attempt is once every one is durable.
 
         Raises:
             WorkersLostError: if the attempt holds no lease (any more).
@@ -212,7 +212,7 @@ class Worker:
             self._loop.run(split, rows, lease.writer, provenance).result()
         except StaleAttemptError as error:
             raise self._lost(attempt) from error
-        return int(rows.num_rows)
+        return self.progress(attempt)
 
     def progress(self, attempt: int) -> Progress:
         """How far the attempt's rows are on this worker; renews the lease."""

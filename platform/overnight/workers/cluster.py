@@ -18,7 +18,7 @@ from overnight.spot.deadline import CHANGEOVER_S
 from overnight.workers.machines import alive_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
 NAMESPACE = "overnight"
@@ -161,19 +161,24 @@ class Carried:
 
 
 def carried(
-    config: ClusterConfig, *, without: Collection[str] = (), market: str | None = None
+    config: ClusterConfig,
+    nodes: Iterable[dict[str, Any]],
+    *,
+    without: Collection[str] = (),
+    market: str | None = None,
 ) -> Carried:
     """How many workers the connected cluster carries, and what each of them has.
 
     Args:
         config: may fix their number.
+        nodes: the machines as Ray knows them (`known_nodes`).
         without: Ray's ids of machines that will be taken away.
         market: count the machines of this one only.
     """
-    nodes = [known for node, known in alive_nodes(market).items() if node not in without]
-    gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
+    alive = [known for node, known in alive_nodes(nodes, market).items() if node not in without]
+    gpus = int(sum(node["Resources"].get("GPU", 0) for node in alive))
     each = config.gpus if config.gpus is not None else float(gpus > 0)
-    machines = max(1, len(nodes))
+    machines = max(1, len(alive))
     workers = config.workers or gpus or machines
     return Carried(workers, each, 1 if each else math.ceil(workers / machines))
 

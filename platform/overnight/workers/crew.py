@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from overnight.workers.actor import Worker
 from overnight.workers.cluster import NAMESPACE, carried
-from overnight.workers.machines import NODE_LABEL, alive_nodes, has_markets, say_draining
+from overnight.workers.machines import (
+    NODE_LABEL,
+    alive_nodes,
+    has_markets,
+    known_nodes,
+    say_draining,
+)
 from overnight.workers.member import Member
 
 if TYPE_CHECKING:
@@ -35,9 +41,9 @@ class Crew:
         assignment: what they are hired for.
         stays: whether they may outlive the run.
         buyer: says on which market to ask for workers, where machines have a label for that.
-        backlog: what is left to do.
 
     Attributes:
+        backlog: what is left to do, once that is known; before it is, no market can be chosen.
         members: those that are hired.
         gone: those that are lost or were let go.
         interrupted: how many lost their machines.
@@ -52,7 +58,6 @@ class Crew:
         assignment: Assignment,
         stays: bool,
         buyer: Buyer | None,
-        backlog: Backlog,
     ) -> None:
         self._config = config
         self._spec = spec
@@ -60,35 +65,27 @@ class Crew:
         self._assignment = assignment
         self._stays = stays
         self._buyer = buyer
-        self._backlog = backlog
         self._market: str | None = None
         self._refused: set[str] = set()
         self._replaced = 0
+        self._released = False
+        self._nodes: list[dict[str, Any]] = []
+        self._releasing: list[Any] = []
+        self.backlog: Backlog | None = None
         self.members: list[Member] = []
         self.gone: list[Member] = []
         self.interrupted = 0
 
+    def hire_early(self) -> None:
+        """`hire_missing`, unless a market must be chosen, for which there must be a backlog."""
+        self._nodes = known_nodes()
+        if self._buyer is None or not has_markets(self._nodes):
+            self._hire_missing()
+
     def hire_missing(self) -> None:
         """As many workers as the cluster carries now; those that run already come first."""
-        import ray
-
-        self._market = self._choose_market()
-        self._replace_others()
-        self._dismiss_needless()
-        offer = carried(self._config, without=self._going_nodes(), market=self._market)
-        prefix = f"{self._name}-{self._market}-" if self._market else f"{self._name}-"
-        taken = {member.name for member in self.members} | self._refused
-        warm = [n for n in ray.util.list_named_actors() if n.removeprefix(prefix).isdecimal()]
-        names = itertools.chain(sorted(warm), (f"{prefix}{n}" for n in itertools.count()))
-        elsewhere = self._usable()
-        while sum(self.wanted(m) or m.awaited(elsewhere) for m in self.members) < offer.workers:
-            name = next(name for name in names if name not in taken)
-            taken.add(name)
-            member = self._hire(name, offer)
-            # Those that come for machines that were taken away start their engines for it.
-            member.replaces = self._replaced < self.interrupted
-            self._replaced += member.replaces
-            self.members.append(member)
+        self._nodes = known_nodes()
+        self._hire_missing()
 
     def wanted(self, member: Member) -> bool:
         """Whether it can be counted on, and is of the market that is wanted now."""
@@ -126,27 +123,55 @@ class Crew:
             if member.node is not None
         ]
 
-    def release(self) -> None:
-        """Have the leases given back."""
-        import ray
+    def machine(self, node: str) -> dict[str, Any]:
+        """What Ray knows of a machine, by its id; nothing if that is not known any more."""
+        if not any(known["NodeID"] == node for known in self._nodes):
+            self._nodes = known_nodes()
+        return alive_nodes(self._nodes).get(node, {})
 
-        attempt = self._assignment.attempt
-        leased = [m for m in self.members if m.info and not m.missing]
-        references = [member.handle.release.remote(attempt) for member in leased]
-        if references:
-            ray.wait(references, num_returns=len(references), timeout=10)
+    def release(self) -> None:
+        """Have the leases given back; `close` waits until those that were granted are."""
+        if not self._released:
+            self._released = True
+            for member in self.members:
+                if member.missing is None:
+                    answer = member.handle.release.remote(self._assignment.attempt)
+                    self._releasing += [answer] if member.info else []
 
     def close(self) -> None:
         """End engines that must not outlive the run."""
         import ray
 
+        if self._releasing:
+            ray.wait(self._releasing, num_returns=len(self._releasing), timeout=10)
         if not self._stays:
             closing = [m.handle.close.remote() for m in self.members if m.missing is None]
             if closing:
                 ray.wait(closing, num_returns=len(closing), timeout=20)
 
+    def _hire_missing(self) -> None:
+        import ray
+
+        self._market = self._choose_market()
+        self._replace_others()
+        self._dismiss_needless()
+        offer = carried(self._config, self._nodes, without=self._going_nodes(), market=self._market)
+        prefix = f"{self._name}-{self._market}-" if self._market else f"{self._name}-"
+        taken = {member.name for member in self.members} | self._refused
+        warm = [n for n in ray.util.list_named_actors() if n.removeprefix(prefix).isdecimal()]
+        names = itertools.chain(sorted(warm), (f"{prefix}{n}" for n in itertools.count()))
+        elsewhere = self._usable()
+        while sum(self.wanted(m) or m.awaited(elsewhere) for m in self.members) < offer.workers:
+            name = next(name for name in names if name not in taken)
+            taken.add(name)
+            member = self._hire(name, offer)
+            # Those that come for machines that were taken away start their engines for it.
+            member.replaces = self._replaced < self.interrupted
+            self._replaced += member.replaces
+            self.members.append(member)
+
     def _choose_market(self) -> str | None:
-        if self._buyer is None or not has_markets():
+        if self._buyer is None or self.backlog is None or not has_markets(self._nodes):
             return None
         done = sum(m.progress.rows for m in (*self.gone, *self.members) if m.progress)
         spent = sum(
@@ -154,8 +179,8 @@ class Crew:
         )
         return self._buyer.decide(
             self.members,
-            left=self._backlog.left(self.members),
-            total=self._backlog.total,
+            left=self.backlog.left(self.members),
+            total=self.backlog.total,
             pace=done / spent if done and spent else None,
         )
 
@@ -190,11 +215,11 @@ class Crew:
 
     def _usable(self) -> set[str]:
         """Machines that can carry workers and stay."""
-        return alive_nodes(self._market).keys() - self._going_nodes()
+        return alive_nodes(self._nodes, self._market).keys() - self._going_nodes()
 
     def _avoided(self) -> frozenset[str]:
         """Machines that Ray might put a worker on, and must not, as long as there are others."""
-        going = alive_nodes(self._market).keys() & self._going_nodes()
+        going = alive_nodes(self._nodes, self._market).keys() & self._going_nodes()
         return frozenset(going if self._usable() else ())
 
     def _hire(self, name: str, offer: Carried) -> Member:

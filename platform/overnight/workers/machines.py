@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MARKET_LABEL = "ray.io/market-type"
 """Ray's own label for how a machine is paid: `spot` or `on-demand`."""
@@ -38,20 +41,29 @@ def say_draining(reason: str, deadline: float) -> None:
     gcs.drain_node(context.get_node_id(), preemption, reason, int(deadline * 1000))
 
 
-def alive_nodes(market: str | None = None) -> dict[str, dict[str, Any]]:
-    """The machines that can carry workers (of one market only, if told), by Ray's id of them."""
+def known_nodes() -> list[dict[str, Any]]:
+    """The machines as Ray knows them now, those that are gone included; asks Ray's head."""
+    ray: Any = importlib.import_module("ray")
+    nodes: list[dict[str, Any]] = ray.nodes()
+    return nodes
+
+
+def alive_nodes(
+    nodes: Iterable[dict[str, Any]], market: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Those of `known_nodes` that can carry workers (of one market only, if told), by Ray's id."""
     return {
         node["NodeID"]: node
-        for node in _nodes()
+        for node in nodes
         if node["Alive"]
         and node["Resources"].get("CPU")
         and (market is None or market_of(node) == market)
     }
 
 
-def has_markets() -> bool:
-    """Whether the cluster's machines, its head included, say on which market they were bought."""
-    return any(node["Alive"] and market_of(node) is not None for node in _nodes())
+def has_markets(nodes: Iterable[dict[str, Any]]) -> bool:
+    """Whether any of `known_nodes`, the head included, says on which market it was bought."""
+    return any(node["Alive"] and market_of(node) is not None for node in nodes)
 
 
 def market_of(node: dict[str, Any] | None) -> str | None:
@@ -81,7 +93,7 @@ def is_gone(node: str) -> bool:
     Args:
         node: Ray's id of it.
     """
-    known = next((n for n in _nodes() if n["NodeID"] == node), None)
+    known = next((n for n in known_nodes() if n["NodeID"] == node), None)
     if known is None or not known["Alive"]:
         return True
     raylet = known["NodeManagerAddress"], known["NodeManagerPort"]
@@ -92,9 +104,3 @@ def is_gone(node: str) -> bool:
     except OSError:
         return False
     return False
-
-
-def _nodes() -> list[dict[str, Any]]:
-    ray: Any = importlib.import_module("ray")
-    nodes: list[dict[str, Any]] = ray.nodes()
-    return nodes

@@ -114,6 +114,11 @@ class Member:
         single = (self.placing, self.leasing, self.watching, self.asking)
         return [*(ref for ref in single if ref is not None), *self.pieces]
 
+    def hear(self, progress: Progress, now: float) -> None:
+        """Note how far it is; what it said before may arrive after that."""
+        if self.progress is None or self.progress.rows <= progress.rows:
+            self.progress, self.answered = progress, now
+
     def takes(self, piece: Piece, rows: int) -> bool:
         """Whether it has room for a piece; a suspect one needs it for itself.
 

@@ -37,6 +37,8 @@ class Piece:
 
     def less(self, done: pl.DataFrame, plan: Plan) -> Piece:
         """What is left of it when the rows with some `input_hash`es are done."""
+        if done.is_empty():
+            return self
         left = self._all(plan).join(done, on="input_hash", how="anti", maintain_order="left")
         whole = left.height == self.rows
         return replace(self, hashes=self.hashes if whole else left)

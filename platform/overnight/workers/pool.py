@@ -16,8 +16,7 @@ from overnight.workers.backlog import Backlog
 from overnight.workers.cluster import connected
 from overnight.workers.crew import Crew
 from overnight.workers.losses import LOOK_S, Losses
-from overnight.workers.machines import alive_nodes
-from overnight.workers.progress import Histogram, PoolProgress, joined
+from overnight.workers.progress import Histogram, PoolProgress, Progress, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LAST_S = 5.0  # for workers to say how far they got in the end
+RECENT_S = 0.05  # what was said so lately is the end
 
 
 class Pool:
@@ -100,7 +100,17 @@ class Pool:
         """End a Ray that was started for this pool, engines first."""
         with self._ray:
             if self._crew is not None:
+                self._crew.release()
                 self._crew.close()
+
+    def prepare(self, assignment: Assignment) -> None:
+        """Have workers come while it is still being planned what `infer` will have them do.
+
+        Raises:
+            ConfigError: if the configured Ray head does not answer.
+        """
+        self._crew = self._gathered(assignment)
+        self._crew.hire_early()
 
     def infer(self, plan: Plan, assignment: Assignment) -> list[WorkerInfo]:
         """Have every row of the plan's splits journalled; returns the workers that did it.
@@ -118,18 +128,11 @@ class Pool:
         """
         if not plan.splits:
             return []
-        stays = self._ray.enter_context(connected(self._config))
+        self._started = self._clock()
         self._attempt, self._hired = assignment.attempt, []
         self._backlog = Backlog(self._spec, plan, assignment)
-        self._crew = crew = Crew(
-            self._config,
-            self._spec,
-            name=self._name,
-            assignment=assignment,
-            stays=stays,
-            buyer=self._buyer,
-            backlog=self._backlog,
-        )
+        self._crew = crew = self._crew or self._gathered(assignment)
+        crew.backlog = self._backlog
         self._losses = Losses(
             crew,
             self._backlog,
@@ -140,7 +143,8 @@ class Pool:
             clock=self._clock,
         )
         try:
-            crew.hire_missing()
+            if not crew.members:
+                crew.hire_missing()
             self._work(crew)
         finally:
             crew.release()
@@ -149,6 +153,16 @@ class Pool:
     def spent(self) -> list[MachineTime]:
         """What the attempt's machines did, for the ledger."""
         return self._crew.spent(self._clock()) if self._crew is not None else []
+
+    def _gathered(self, assignment: Assignment) -> Crew:
+        return Crew(
+            self._config,
+            self._spec,
+            name=self._name,
+            assignment=assignment,
+            stays=self._ray.enter_context(connected(self._config)),
+            buyer=self._buyer,
+        )
 
     def _work(self, crew: Crew) -> None:
         reported = self._clock()
@@ -211,7 +225,7 @@ class Pool:
             self._relieve(crew)
         elif reference == member.placing:
             member.node, member.placing, member.placed = value, None, self._clock()
-            machine = alive_nodes().get(value, {})
+            machine = crew.machine(value)
             member.labels = machine.get("Labels", {})
             member.gpus = machine.get("Resources", {}).get("GPU", 0.0)
         elif reference == member.watching:
@@ -219,9 +233,12 @@ class Pool:
             if value:
                 self._goes(crew, member, value)
         elif reference == member.asking:
-            member.progress, member.asking, member.answered = value, None, self._clock()
+            member.asking = None
+            member.hear(value, self._clock())
         else:
             piece = member.pieces.pop(reference)
+            if isinstance(value, Progress):
+                member.hear(value, self._clock())
             if reference in member.finishing:
                 self._backlog.requeue([piece])
                 self._dismiss_if_done(crew, member)
@@ -276,15 +293,20 @@ class Pool:
         """How far they got in the end; what one does not say in time is as it was last known."""
         import ray
 
-        attempt = self._attempt
-        asked = {m.handle.progress.remote(attempt): m for m in members if m.info and not m.missing}
+        attempt, now = self._attempt, self._clock()
+        asked = {
+            member.handle.progress.remote(attempt): member
+            for member in members
+            if member.info
+            and not member.missing
+            and (member.answered is None or now - member.answered > RECENT_S)
+        }
         if not asked:
             return
         answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=LAST_S)
         for reference in answered:
             with contextlib.suppress(ray.exceptions.RayError, OvernightError):
-                asked[reference].progress = _answer(reference)
-                asked[reference].answered = self._clock()
+                asked[reference].hear(_answer(reference), self._clock())
         for reference in late:
             log.warning("%s does not say how far it got", asked[reference].name)
 

@@ -59,7 +59,8 @@ class Held:
 
     def records(self, at: Ids, results: pa.Table) -> pa.Table:
         """Journal records of the rows at positions `at`, which `results` are about."""
-        fixed = self.fixed.take(pa.array(at))
+        whole = len(at) == len(self.done) and np.array_equal(at, np.arange(len(at)))
+        fixed = self.fixed if whole else self.fixed.take(pa.array(at))
         columns = self._origin(fixed, results[FAILURE])
         columns |= {n: fixed[n] for n in fixed.column_names if n not in _OWN}
         columns |= {n: results[n] for n in results.column_names if n not in (ROW, FAILURE)}
