@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import sqlalchemy as sa
 
@@ -59,12 +60,11 @@ class Rank:
         """The rank of each row of a frame that holds the whole partition."""
         names, falls = zip(*self._columns(), strict=True)
         order = frame.select(
-            pl.arg_sort_by(
-                names, descending=list(falls), nulls_last=[not one for one in falls]
-            ).alias("at")
-        )["at"]
-        ranks = pl.DataFrame({"at": order, "rank": pl.int_range(1, frame.height + 1, eager=True)})
-        return ranks.sort("at")["rank"]
+            pl.arg_sort_by(names, descending=list(falls), nulls_last=[not one for one in falls])
+        ).to_series()
+        ranks = np.empty(frame.height, np.int64)
+        ranks[order.to_numpy()] = np.arange(1, frame.height + 1)
+        return pl.Series("rank", ranks)
 
     def _columns(self) -> Iterator[tuple[str, bool]]:
         for name in self.by:

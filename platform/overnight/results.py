@@ -87,15 +87,17 @@ def fill_stage(
         ContractError: if `parse` does not give the columns that the contract declares.
     """
     taken = plan.wanted.filter(pl.col("state") == "published")
-    carried = earlier.dead.drop("_input_id", "_line").join(
-        taken.select("input_hash", "_input_id", "_line"), on="input_hash"
-    )
-    stay = earlier.rows.join(taken, on="input_hash", how="semi").filter(job.publish == "merge")
-    if stay.height:
-        stage.keep(earlier.rows.join(stay, on="input_hash", how="anti"))
-        staged = 0
-    else:
-        staged = stage.reuse(taken.select("input_hash", "_input_id", "_line"))
+    carried = earlier.dead.clear()
+    staged, stay = 0, earlier.rows.clear()
+    if taken.height:
+        places = taken.select("input_hash", "_input_id", "_line")
+        carried = earlier.dead.drop("_input_id", "_line").join(places, on="input_hash")
+        if job.publish == "merge":
+            stay = earlier.rows.join(taken, on="input_hash", how="semi")
+        if stay.height:
+            stage.keep(earlier.rows.join(stay, on="input_hash", how="anti"))
+        else:
+            staged = stage.reuse(places)
     dead = [carried.select(DEAD_LETTERS.names())]
     measures: list[pl.DataFrame] = []
     inferred = 0
@@ -110,8 +112,9 @@ def fill_stage(
             dead.append(bad)
             if last and not nth and not staged:
                 good, ranked = _ranked(job, good)
-            staged += copier.copy(good)
-        staged += copier.finish()
+            staged += copier.finish() if last else copier.copy(good)
+            if last:  # there is nothing to parse meanwhile
+                staged += stage.copy(good)
     if job.over_partition and not ranked:
         stage.compute(job.over_partition)
     all_dead = pl.concat(dead)
@@ -157,7 +160,8 @@ def parsed(job: InferenceJob, records: pl.DataFrame) -> tuple[pl.DataFrame, pl.D
 
     Args:
         job: says how.
-        records: journal records with their `_input_id` and `_line`.
+        records: journal records with their `_input_id` and `_line`; the source's key may be
+            there as `key` only.
 
     Returns:
         Rows with the contract's columns and the provenance; dead letters.
@@ -165,27 +169,39 @@ def parsed(job: InferenceJob, records: pl.DataFrame) -> tuple[pl.DataFrame, pl.D
     Raises:
         ContractError: if `parse` does not give the columns that the contract declares.
     """
-    failed = records.filter(pl.col("failure").is_not_null())
-    finished = records.filter(pl.col("failure").is_null())
+    if job.source.key not in records.columns:
+        records = records.with_columns(pl.col("key").alias(job.source.key))
+    failed, finished = _parted(records, records["failure"].is_not_null())
     if finished.is_empty():
         empty = pl.DataFrame(schema=_staged_schema(job))
         return empty, _dead(failed, pl.col("failure"))
     output = job.parse(finished.drop("failure"))
-    if FAILURE not in output.columns:
-        output = output.with_columns(pl.lit(None, pl.String).alias(FAILURE))
-    output = output.with_columns(pl.col(FAILURE).cast(pl.String))
-    unparsed = output.filter(pl.col(FAILURE).is_not_null())
-    output = _typed(job, output.filter(pl.col(FAILURE).is_null()))
+    unparsed = output.clear()
+    if FAILURE in output.columns:
+        output = output.with_columns(pl.col(FAILURE).cast(pl.String))
+        unparsed, output = _parted(output, output[FAILURE].is_not_null())
+    output = _typed(job, output)
     only = job.parsed if job.over_partition else None
-    ok, violations = check_rows(job.output, output.select(job.parsed), only=only)
-    broken = _reasons(output, violations, job.source.key)
-    reasons = pl.concat([unparsed.select(key=job.source.key, reason=FAILURE), broken])
-    rows = output.select(job.parsed).filter(ok)
-    if reasons.height:
-        rows = rows.join(reasons, left_on=job.source.key, right_on="key", how="anti")
-    good = _with_provenance(rows, finished, job.source.key).select(_staged_schema(job).names())
-    lost = finished.join(reasons.unique("key"), on="key")
-    return good, pl.concat([_dead(failed, pl.col("failure")), _dead(lost, pl.col("reason"))])
+    rows = output.select(job.parsed)
+    ok, violations = check_rows(job.output, rows, only=only)
+    dead = _dead(failed, pl.col("failure"))
+    if unparsed.height or violations.height:
+        broken = _reasons(output, violations, job.source.key)
+        if unparsed.height:
+            key = pl.col(job.source.key).cast(pl.String)
+            broken = pl.concat([unparsed.select(key=key, reason=FAILURE), broken])
+        rows = rows.filter(ok).join(broken, left_on=job.source.key, right_on="key", how="anti")
+        lost = finished.join(broken.unique("key"), on="key")
+        dead = pl.concat([dead, _dead(lost, pl.col("reason"))])
+    good = _with_provenance(rows, finished, job.source.key)
+    return good.select(_staged_schema(job).names()), dead
+
+
+def _parted(rows: pl.DataFrame, mask: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows where a mask without nulls is true, mostly none, and the others."""
+    if not mask.any():
+        return rows.clear(), rows
+    return rows.filter(mask), rows.filter(~mask)
 
 
 def _records(plan: Plan, journal: Journal) -> Iterator[pl.DataFrame]:
@@ -274,6 +290,8 @@ def _reasons(output: pl.DataFrame, violations: pl.DataFrame, key: str) -> pl.Dat
 
 
 def _dead(records: pl.DataFrame, reason: pl.Expr) -> pl.DataFrame:
+    if records.is_empty():
+        return pl.DataFrame(schema=DEAD_LETTERS)
     return records.with_columns(reason.alias("reason")).select(
         pl.col(name).cast(kind) for name, kind in DEAD_LETTERS.items()
     )
