@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from overnight.engines.cores import usable_cores
 from overnight.errors import ConfigError, EngineBrokenError
+from overnight.plan.splits import cut
 from overnight.run import House, run_partition
 from overnight.warehouse.connect import Warehouse
 from overnight.workers.cluster import NAMESPACE, ClusterConfig
@@ -121,6 +122,29 @@ def test_a_worker_that_came_for_a_plan_that_failed_is_free_again(
     with pytest.raises(OSError, match="disk is full"):
         run_partition(job, DAY, run_id="r", house=house)
     until(lambda: set(workers()) <= before)
+
+
+@pytest.mark.usefixtures("ray_head")
+def test_a_plan_that_takes_longer_than_a_lease_is_carried_out(
+    warehouse: Warehouse, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = fresh(warehouse, home, lease_timeout_s=0.5)
+    write_lines(home, map(line, range(20)))
+    job = reversing(engine=Paced(window=32, batch=16, log=str(home / "long plan")))
+    before = set(workers())
+
+    def cut_late(*arguments: Any) -> Any:
+        until(lambda: set(workers()) - before)
+        (name,) = set(workers()) - before
+        with warehouse.connect() as connection:
+            attempt = connection.execute(sa.text("SELECT max(attempt) FROM lineage.attempts"))
+            lease = ray.get_actor(name, namespace=NAMESPACE).going.remote(attempt.scalar_one())
+        assert ray.get(lease) == ""  # it has ended
+        return cut(*arguments)
+
+    monkeypatch.setattr("overnight.plan.build.cut", cut_late)
+    report = run_partition(job, DAY, run_id="r", house=house)
+    assert report.published == 20
 
 
 @pytest.mark.usefixtures("ray_head")

@@ -87,6 +87,11 @@ class Crew:
         self._nodes = known_nodes()
         self._hire_missing()
 
+    def lease_again(self) -> None:
+        """Ask for leases once more: those that were granted long ago may have ended meanwhile."""
+        for member in self.members:
+            member.leasing = member.handle.lease.remote(self._assignment)
+
     def wanted(self, member: Member) -> bool:
         """Whether it can be counted on, and is of the market that is wanted now."""
         return member.stays and not member.gives_way and member.market == self._market

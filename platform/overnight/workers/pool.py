@@ -80,6 +80,7 @@ class Pool:
         self._buyer = buyer
         self._note = note
         self._ends_at = None if ends_in_s is None else clock() + ends_in_s
+        self._prepared = 0.0
         self._waited = 0.0
         self._attempt = 0
         self._hired: list[WorkerInfo] = []
@@ -111,6 +112,7 @@ class Pool:
         """
         self._crew = self._gathered(assignment)
         self._crew.hire_early()
+        self._prepared = self._clock()
 
     def infer(self, plan: Plan, assignment: Assignment) -> list[WorkerInfo]:
         """Have every row of the plan's splits journalled; returns the workers that did it.
@@ -145,6 +147,8 @@ class Pool:
         try:
             if not crew.members:
                 crew.hire_missing()
+            elif self._clock() - self._prepared > self._config.lease_timeout_s / 4:
+                crew.lease_again()
             self._work(crew)
         finally:
             crew.release()
