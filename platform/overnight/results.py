@@ -112,9 +112,10 @@ def fill_stage(
             dead.append(bad)
             if last and not nth and not staged:
                 good, ranked = _ranked(job, good)
-            staged += copier.finish() if last else copier.copy(good)
             if last:  # there is nothing to parse meanwhile
-                staged += stage.copy(good)
+                staged += copier.finish() + stage.copy(good)
+            else:
+                staged += copier.copy(good)
     if job.over_partition and not ranked:
         stage.compute(job.over_partition)
     all_dead = pl.concat(dead)
