@@ -255,8 +255,11 @@ class Worker:
                 lease.renewed = self._clock()
         return self._going or ""
 
-    def release(self, attempt: int) -> None:
-        """Give a lease back: unfinished rows are dropped, finished ones flushed."""
+    def release(self, attempt: int, _leased: WorkerInfo | None = None) -> None:
+        """Give a lease back: unfinished rows are dropped, finished ones flushed.
+
+        Given what `lease` will answer, Ray calls this after that.
+        """
         with self._lock:
             lease = self._leases.pop(attempt, None)
             self._idle_since = self._clock()

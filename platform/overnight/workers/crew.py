@@ -140,7 +140,8 @@ class Crew:
             self._released = True
             for member in self.members:
                 if member.missing is None:
-                    answer = member.handle.release.remote(self._assignment.attempt)
+                    attempt = self._assignment.attempt
+                    answer = member.handle.release.remote(attempt, member.leasing)
                     self._releasing += [answer] if member.info else []
 
     def close(self) -> None:
