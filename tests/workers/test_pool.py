@@ -70,6 +70,15 @@ def workers() -> list[str]:
     return [name for name in ray.util.list_named_actors() if name.startswith("engine:")]
 
 
+def newcomer(before: set[str]) -> Any:
+    """The worker that is not among those that were there before; its process runs."""
+    until(lambda: set(workers()) - before, seconds=120)
+    (name,) = set(workers()) - before
+    worker = ray.get_actor(name, namespace=NAMESPACE)
+    assert ray.get(worker.placed.remote())
+    return worker
+
+
 def fresh(warehouse: Warehouse, home: Path, **cluster: Any) -> House:
     with warehouse.begin() as connection:
         connection.exec_driver_sql("DROP TABLE IF EXISTS published.reversed_lines")
@@ -102,7 +111,7 @@ def test_an_idle_engine_is_released(warehouse: Warehouse, home: Path) -> None:
     job = reversing(engine=Paced(window=32, batch=16, log=str(home / "idle")))
     before = set(workers())
     run_partition(job, DAY, run_id="r", house=house)
-    until(lambda: set(workers()) <= before)
+    until(lambda: set(workers()) <= before, seconds=120)
 
 
 @pytest.mark.usefixtures("ray_head")
@@ -115,30 +124,29 @@ def test_a_worker_that_came_for_a_plan_that_failed_is_free_again(
     before = set(workers())
 
     def fail(*_: object) -> None:
-        until(lambda: set(workers()) - before)
+        newcomer(before)
         raise OSError("the disk is full")
 
     monkeypatch.setattr("overnight.plan.build.cut", fail)
     with pytest.raises(OSError, match="disk is full"):
         run_partition(job, DAY, run_id="r", house=house)
-    until(lambda: set(workers()) <= before)
+    until(lambda: set(workers()) <= before, seconds=120)
 
 
 @pytest.mark.usefixtures("ray_head")
 def test_a_plan_that_takes_longer_than_a_lease_is_carried_out(
     warehouse: Warehouse, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = fresh(warehouse, home, lease_timeout_s=0.5)
+    house = fresh(warehouse, home, lease_timeout_s=5)
     write_lines(home, map(line, range(20)))
     job = reversing(engine=Paced(window=32, batch=16, log=str(home / "long plan")))
     before = set(workers())
 
     def cut_late(*arguments: Any) -> Any:
-        until(lambda: set(workers()) - before)
-        (name,) = set(workers()) - before
+        worker = newcomer(before)
         with warehouse.connect() as connection:
             attempt = connection.execute(sa.text("SELECT max(attempt) FROM lineage.attempts"))
-            lease = ray.get_actor(name, namespace=NAMESPACE).going.remote(attempt.scalar_one())
+            lease = worker.going.remote(attempt.scalar_one())
         assert ray.get(lease) == ""  # it has ended
         return cut(*arguments)
 
