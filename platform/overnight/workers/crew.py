@@ -139,7 +139,7 @@ class Crew:
         if not self._released:
             self._released = True
             for member in self.members:
-                if member.missing is None:
+                if member.missing is None and not _refused(member.leasing):
                     attempt = self._assignment.attempt
                     answer = member.handle.release.remote(attempt, member.leasing)
                     self._releasing += [answer] if member.info else []
@@ -271,6 +271,19 @@ class Crew:
             placing=handle.placed.remote(),
             leasing=handle.lease.remote(self._assignment),
         )
+
+
+def _refused(leasing: Any) -> bool:
+    """Whether a request for a lease has failed: there is nothing to give back then."""
+    import ray
+
+    if leasing is None or not ray.wait([leasing], timeout=0)[0]:
+        return False
+    try:
+        ray.get(leasing)
+    except Exception:  # noqa: BLE001 - whoever asked for the lease has heard of it, or will not
+        return True
+    return False
 
 
 def make_room(name: str) -> None:
