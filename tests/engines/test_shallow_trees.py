@@ -77,6 +77,16 @@ def test_what_is_looked_up_is_xgboosts_to_the_last_bit(
     assert_xgboosts_own(trees, booster, data[:1])
 
 
+def test_margins_so_low_that_xgboost_cuts_them_off_give_its_scores() -> None:
+    booster = trained(13, seed=25, eta=1.0, scale_pos_weight=30)
+    data = rows(20_000, 1)
+    margins = booster.predict(
+        xgboost.DMatrix(data, feature_names=booster.feature_names), output_margin=True
+    )
+    assert margins.min() < -90
+    assert_xgboosts_own(tabulated(booster), booster, data)
+
+
 def test_a_missing_value_goes_where_xgboost_sends_it_with_each_of_the_others() -> None:
     booster = trained(40)
     data = rows(200, 7)

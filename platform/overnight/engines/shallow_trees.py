@@ -42,6 +42,8 @@ _LINE = 16
 _BLOCK_ROWS = 1024
 """So few that what is computed on the way stays in the caches."""
 _LOGISTIC = "binary:logistic"
+_LEAST_MARGIN = np.float32(-88.7)
+"""Below it XGBoost's logistic function does not fall any more, so that exp cannot overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,9 @@ class ShallowTrees:
             found = self._sums_of(rows[block])
             contributions[block] = found[:, : rows.shape[1]]
             margins[block] = found[:, rows.shape[1]]
-        return scipy.special.expit(margins) if self._scores else None, contributions
+        if not self._scores:
+            return None, contributions
+        return scipy.special.expit(np.maximum(margins, _LEAST_MARGIN)), contributions
 
     def _sums_of(self, rows: Matrix) -> Matrix:
         bins = np.empty(rows.shape, np.int32)
@@ -197,6 +201,7 @@ class ShallowTrees:
             return False
         chance = np.float32(model["learner_model_param"]["base_score"].strip("[]"))
         near = np.float32(-math.log(np.float32(1) / chance - np.float32(1)))
+        known = booster.inplace_predict(tried, validate_features=False)
         # XGBoost writes down the chance alone; another logarithm may give the float beside it.
         for start in (
             near,
@@ -205,7 +210,6 @@ class ShallowTrees:
         ):
             self._given[0, len(self._thresholds)] = start
             scores, _ = replace(self, _scores=True).of(tried)
-            known = booster.inplace_predict(tried, validate_features=False)
             if scores is not None and np.array_equal(scores, known):
                 return True
         return False
