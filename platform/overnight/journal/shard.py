@@ -22,6 +22,7 @@ _WORKER = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 # A shard is too small for threads to be worth it, least of all beside an engine that has them.
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _SLACK = 1 << 20
+"""Bytes for what is no record: the schema, and the padding of buffers."""
 
 RECORD_SCHEMA = pa.schema(
     [

@@ -281,7 +281,7 @@ def _refused(leasing: Any) -> bool:
         return False
     try:
         ray.get(leasing)
-    except Exception:  # noqa: BLE001 - whoever asked for the lease has heard of it, or will not
+    except ray.exceptions.RayError:
         return True
     return False
 
