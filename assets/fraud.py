@@ -43,13 +43,15 @@ def model_input(transactions: pl.DataFrame) -> pl.Series:
 def parse_score(results: pl.DataFrame) -> pl.DataFrame:
     """Keep the features that contributed most, in whichever direction."""
     contributions = results["contributions"].list.to_array(len(FEATURES)).to_numpy()
-    order = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :REASONS]
-    moved = np.take_along_axis(contributions, order, axis=1)
-    names = pl.Series(FEATURES)
-    return results.with_columns(
-        *(names.gather(order[:, n]).alias(f"feature_{n + 1}") for n in range(REASONS)),
-        *(pl.Series(f"contribution_{n + 1}", moved[:, n]) for n in range(REASONS)),
-    )
+    names, rows = pl.Series(FEATURES), np.arange(len(contributions))
+    left = np.abs(contributions)
+    reasons = []
+    for nth in range(1, REASONS + 1):
+        most = left.argmax(axis=1)
+        left[rows, most] = -1
+        reasons.append(names.gather(most).alias(f"feature_{nth}"))
+        reasons.append(pl.Series(f"contribution_{nth}", contributions[rows, most]))
+    return results.with_columns(reasons)
 
 
 fraud_scores = InferenceJob(

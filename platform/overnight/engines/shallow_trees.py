@@ -41,6 +41,8 @@ _LINE = 16
 """Floats in a cache line."""
 _BLOCK_ROWS = 1024
 """So few that what is computed on the way stays in the caches."""
+_FEW_THRESHOLDS = 32
+"""Up to so many, comparing with each is faster than a search."""
 _LOGISTIC = "binary:logistic"
 _LEAST_MARGIN = np.float32(-88.7)
 """Below it XGBoost's logistic function does not fall any more, so that exp cannot overflow."""
@@ -156,23 +158,25 @@ class ShallowTrees:
         import scipy.special
 
         margins, contributions = np.empty(len(rows), np.float32), np.empty_like(rows)
+        bins = self._bins(rows)
         for start in range(0, len(rows), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
-            found = self._sums_of(rows[block])
+            cases = _sums(bins[block], self._steps) + self._first_case
+            found = _sums(cases, self._given)
             contributions[block] = found[:, : rows.shape[1]]
             margins[block] = found[:, rows.shape[1]]
         if not self._scores:
             return None, contributions
         return scipy.special.expit(np.maximum(margins, _LEAST_MARGIN)), contributions
 
-    def _sums_of(self, rows: Matrix) -> Matrix:
-        bins = np.empty(rows.shape, np.int32)
-        for nth, values in enumerate(self._thresholds):
-            # NaN is sorted behind all thresholds, and has a bin of its own behind that.
-            bins[:, nth] = np.searchsorted(values, np.ascontiguousarray(rows[:, nth]), "right")
-        cases = _sums(bins + np.isnan(rows) + self._first_bin, self._steps)
-        sums: Matrix = _sums(cases + self._first_case, self._given)
-        return sums
+    def _bins(self, rows: Matrix) -> Whole:
+        columns = np.ascontiguousarray(rows.T)
+        bins = np.empty(columns.shape, np.int32)
+        for column, values, found in zip(columns, self._thresholds, bins, strict=True):
+            found[:] = _reached(column, values)
+            found[np.isnan(column)] = len(values) + 1
+        bins += self._first_bin[:, np.newaxis]
+        return bins.T
 
     def _fill(self, nth: int, booster: xgboost.Booster, tree: _Tree) -> None:
         """Enter one tree, alone in its booster: steps to its cases, and what these give."""
@@ -247,6 +251,14 @@ def _trees(learner: Mapping[str, Any]) -> list[_Tree] | None:
         features = {number: _Feature.of(asked[number]) for number in sorted(asked)}
         # A leaf has its value where a node has its threshold.
         found.append(_Tree(features, np.array(tree["split_conditions"], np.float32)))
+    return found
+
+
+def _reached(values: Matrix, thresholds: Matrix) -> Whole:
+    """How many of the rising thresholds each value reaches."""
+    if len(thresholds) > _FEW_THRESHOLDS:
+        return np.searchsorted(thresholds, values, side="right")
+    found: Whole = (values >= thresholds[:, np.newaxis]).sum(axis=0, dtype=np.uint8)
     return found
 
 

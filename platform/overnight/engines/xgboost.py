@@ -273,17 +273,18 @@ def _device(wanted: Device) -> str:
 
 def _failures(lists: pa.ListArray, features: Sequence[str]) -> pa.Array:
     """Why a request cannot be scored; null where it can. NaN is a value that is missing."""
-    reasons: list[str | None] = [None] * len(lists)
     lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy()
-    for row in np.flatnonzero(lengths != len(features)):
+    wrong = np.flatnonzero(lengths != len(features))
+    infinite = np.flatnonzero(np.isinf(lists.flatten().to_numpy(zero_copy_only=False)))
+    if not len(wrong) and not len(infinite):
+        return pa.nulls(len(lists), pa.string())
+    reasons: list[str | None] = [None] * len(lists)
+    for row in wrong:
         reasons[row] = (
             "null_request: the request is null"
             if lengths[row] < 0
             else f"wrong_features: {lengths[row]} numbers, the model takes {len(features)}"
         )
-    infinite = np.flatnonzero(np.isinf(lists.flatten().to_numpy(zero_copy_only=False)))
-    if not len(infinite):
-        return pa.array(reasons, pa.string())
     parents = pc.list_parent_indices(lists).to_numpy()
     first = np.cumsum(np.maximum(lengths, 0)) - np.maximum(lengths, 0)
     for value in infinite:
