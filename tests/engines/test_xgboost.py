@@ -18,7 +18,7 @@ import xgboost
 from overnight.engines.base import EngineSpec
 from overnight.engines.shallow_trees import ShallowTrees
 from overnight.engines.sizes import BatchSizes
-from overnight.engines.xgboost import MODEL_FILE, XgboostScore
+from overnight.engines.xgboost import MODEL_FILE, Device, XgboostScore
 from overnight.errors import ConfigError, EngineDied, ModelError
 from overnight.model import ResolvedModel
 
@@ -128,6 +128,18 @@ def test_an_aborted_row_never_comes_back(spec: XgboostScore) -> None:
     engine.submit(requests([spec.probe] * 3))
     engine.abort([1])
     assert engine.step()["row"].to_pylist() == [0, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*[Dd]evice.*CPU:UserWarning")
+@pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
+def test_without_a_gpu_numbers_are_looked_up_whatever_is_wanted(
+    spec: XgboostScore, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = replace(spec, device=device).start()
+    engine.submit(requests([spec.probe]))
+    monkeypatch.setattr(ShallowTrees, "of", _no_memory)
+    with pytest.raises(EngineDied, match="memory"):
+        engine.step()
 
 
 def test_when_xgboost_fails_the_batch_is_under_suspicion(

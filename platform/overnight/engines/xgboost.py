@@ -60,7 +60,8 @@ class XgboostScore:
     Attributes:
         model: `MODEL_FILE`, trained with feature names.
         features: what the numbers of a request are, in their order; the model's own.
-        device: "auto" is CUDA where there is a GPU and an XGBoost that can use it, else CPU.
+        device: "auto" and "cuda" are a GPU where there is one and an XGBoost that can use it, else
+            the CPU; XGBoost warns where "cuda" is not to be had.
         sizes: how the machine is used.
     """
 
@@ -142,8 +143,8 @@ class XgboostEngine:
         self._booster = load(model.path / MODEL_FILE, spec.features)
         # Ray gives a worker OMP_NUM_THREADS=1, above which XGBoost does not go whatever it is told.
         threadpoolctl.threadpool_limits(self._threads, user_api="openmp")
-        device = _device(spec.device)
-        self._booster.set_param({"device": device, "nthread": self._threads})
+        self._booster.set_param({"nthread": self._threads})
+        device = _place(self._booster, spec.device)
         # A GPU computes them about as fast as they can be looked up.
         self._trees = ShallowTrees.tabulate(self._booster) if device == "cpu" else None
         self._queue = BatchQueue(_FEATURES, spec.sizes.batch_rows)
@@ -262,13 +263,17 @@ def _difference(trained: Sequence[str], wanted: Sequence[str]) -> str:
     return f"only the model has {only_model}, only the job has {only_job}"
 
 
-def _device(wanted: Device) -> str:
-    """XGBoost itself falls back to the CPU, and says so, where it finds no GPU."""
+def _place(booster: xgboost.Booster, wanted: Device) -> str:
+    """Have a model computed on the GPU, if that is wanted and there is one; where it is."""
     import xgboost
 
-    if wanted == "auto":
-        return "cuda" if xgboost.build_info().get("USE_CUDA") else "cpu"
-    return wanted
+    # Where it finds no GPU, XGBoost takes the CPU and warns: of use to those who ask for CUDA.
+    with xgboost.config_context(verbosity=1 if wanted == "cuda" else 0):
+        booster.set_param({"device": "cpu" if wanted == "cpu" else "cuda"})
+        parameters = json.loads(booster.save_config())["learner"]["generic_param"]
+    device: str = parameters["device"].partition(":")[0]
+    booster.set_param({"device": device})
+    return device
 
 
 def _failures(lists: pa.ListArray, features: Sequence[str]) -> pa.Array:
