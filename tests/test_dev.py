@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,8 +12,13 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 MARK = "OVERNIGHT_TEST_MARK"
@@ -51,23 +57,29 @@ def wait_until_answering(url: str, process: subprocess.Popen[bytes], seconds: fl
     pytest.fail(f"{url} did not answer within {seconds} s")
 
 
-def test_dev_serves_the_ui_and_leaves_nothing_running_after_ctrl_c(home: Path) -> None:
+def said(home: Path) -> Path:
+    return home / "stderr.txt"
+
+
+@contextlib.contextmanager
+def dev(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`overnight dev` while its UI answers; nothing may be left of it afterwards."""
     port = free_port()
     mark = str(home)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "overnight.cli", "dev", "--port", str(port)],
-        cwd=ROOT,
-        env={**os.environ, "OVERNIGHT_HOME": str(home), MARK: mark},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with said(home).open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "overnight.cli", "dev", "--port", str(port)],
+            cwd=ROOT,
+            env={**os.environ, "OVERNIGHT_HOME": str(home), MARK: mark},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
     try:
         page = wait_until_answering(f"http://127.0.0.1:{port}/server_info", process, 120)
         assert "dagster_version" in page
         assert (home / "ray.json").exists()
         assert len(marked(mark)) > 3
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -77,6 +89,22 @@ def test_dev_serves_the_ui_and_leaves_nothing_running_after_ctrl_c(home: Path) -
     assert left == {}
     assert not (home / "ray.json").exists()
     assert not (home / "warehouse" / "postmaster.pid").exists()
+
+
+def test_dev_serves_the_ui_and_leaves_nothing_running_after_ctrl_c(home: Path) -> None:
+    with dev(home) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert "has ended" not in said(home).read_text()
+
+
+def test_dev_stops_and_says_which_part_of_it_has_ended(home: Path) -> None:
+    with dev(home) as process:
+        parts = {" ".join(part.cmdline()): part for part in psutil.Process(process.pid).children()}
+        [daemon] = [part for command, part in parts.items() if "/overnight daemon " in command]
+        daemon.kill()
+        assert process.wait(60) == 1
+    assert "Dagster's daemon has ended by SIGKILL: everything stops." in said(home).read_text()
 
 
 def test_dev_says_that_its_port_is_taken(home: Path) -> None:

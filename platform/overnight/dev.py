@@ -74,24 +74,27 @@ def serve(home: Home, *, port: int) -> int:
         with stopping() as asked:
             code = ("--workspace", "workspace.yaml")
             address = ("--host", "127.0.0.1", "--port", str(port))
-            both = [
-                subprocess.Popen(  # noqa: S603 - our own programs and a checked port
+            commands = {
+                "webserver": [program("dagster-webserver"), *code, *address],
+                "daemon": [program("overnight"), "daemon", *code],
+            }
+            parts = {
+                name: subprocess.Popen(  # noqa: S603 - our own programs and a checked port
                     command,
                     env=environment(home),
                     start_new_session=True,  # Ctrl-C reaches us, and we stop it in order
                 )
-                for command in (
-                    [program("dagster-webserver"), *code, *address],
-                    [program("overnight"), "daemon", *code],
-                )
-            ]
+                for name, command in commands.items()
+            }
             print(f"Dagster: http://127.0.0.1:{port}   Ctrl-C stops everything.", flush=True)  # noqa: T201
-            for process in both:
+            for process in parts.values():
                 threading.Thread(target=_watch, args=(process, asked), daemon=True).start()
             asked.wait()
-            failed = any(process.poll() is not None for process in both)
-            _stop(both)
-            return int(failed)
+            ended = {name: how for name, part in parts.items() if (how := _end(part)) is not None}
+            for name, how in ended.items():
+                print(f"Dagster's {name} has ended {how}: everything stops.", file=sys.stderr)  # noqa: T201
+            _stop(list(parts.values()))
+            return int(bool(ended))
 
 
 def _declare_limits(home: Home) -> None:
@@ -170,6 +173,14 @@ def program(name: str) -> str:
 def _watch(process: subprocess.Popen[bytes], asked: threading.Event) -> None:
     process.wait()
     asked.set()
+
+
+def _end(process: subprocess.Popen[bytes]) -> str | None:
+    """How a process has ended; None if it has not."""
+    status = process.poll()
+    if status is None:
+        return None
+    return f"with exit status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
