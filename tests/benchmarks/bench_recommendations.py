@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 USERS, ITEMS, FACTORS, K, SEEN = 100_000, 50_000, 64, 20, 50
 _FEW_USERS = 25_000
 _SHAPES = ((64, 50_000), (256, 8192), (512, 2048), (2000, 2048), (4096, 1024))
+_TRIES = 2
+"""Of ours and of NumPy in each process; the quicker counts."""
 _OWN_KERNELS: dict[str, str | None] = {"OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
 
 
@@ -99,9 +101,13 @@ def top_k(users: int) -> dict[str, Any]:
     starts = np.arange(users + 1) * SEEN
     index = ItemIndex(vectors, k=K, threads=usable_cores(), device="cpu")
     index.best(queries[:2000], starts[:2001], seen)
-    began = time.perf_counter()
-    index.best(queries, starts, seen)
-    seconds = time.perf_counter() - began
+
+    def once() -> float:
+        began = time.perf_counter()
+        index.best(queries, starts, seen)
+        return time.perf_counter() - began
+
+    seconds = min(once() for _ in range(_TRIES))
     return {"seconds": seconds, "peak_mib": _peak_mib(), "products": index.products}
 
 
@@ -109,7 +115,7 @@ def bare_products(users: int) -> dict[str, Any]:
     """Each user's inner product with each item, and nothing done with it."""
     queries, vectors = _vectors(users)
     shape = min(_SHAPES, key=lambda shape: _products(queries[:10_000], vectors, shape))
-    seconds = min(_products(queries, vectors, shape) for _ in range(2))
+    seconds = min(_products(queries, vectors, shape) for _ in range(_TRIES))
     return {"seconds": seconds, "shape": list(shape)}
 
 
