@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from overnight.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,13 +88,13 @@ def serve(home: Home, *, port: int) -> int:
                 )
                 for name, command in commands.items()
             }
-            print(f"Dagster: http://127.0.0.1:{port}   Ctrl-C stops everything.", flush=True)  # noqa: T201
+            click.echo(f"Dagster: http://127.0.0.1:{port}   Ctrl-C stops everything.")
             for process in parts.values():
                 threading.Thread(target=_watch, args=(process, asked), daemon=True).start()
             asked.wait()
             ended = {name: how for name, part in parts.items() if (how := _end(part)) is not None}
             for name, how in ended.items():
-                print(f"Dagster's {name} has ended {how}: everything stops.", file=sys.stderr)  # noqa: T201
+                click.echo(f"Dagster's {name} has ended {how}: everything stops.", err=True)
             _stop(list(parts.values()))
             return int(bool(ended))
 

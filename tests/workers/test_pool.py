@@ -28,6 +28,8 @@ from tests.warehouse.helpers import open_home
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from overnight.job import InferenceJob
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -70,6 +72,12 @@ def workers() -> list[str]:
     return [name for name in ray.util.list_named_actors() if name.startswith("engine:")]
 
 
+def twenty_lines(home: Path, log: str) -> InferenceJob:
+    """A job with a little to do; its log makes it one whose engine no other test has warm."""
+    write_lines(home, map(line, range(20)))
+    return reversing(engine=Paced(window=32, batch=16, log=str(home / log)))
+
+
 def newcomer(before: set[str]) -> Any:
     """The worker that is not among those that were there before; its process runs."""
     until(lambda: set(workers()) - before, seconds=120)
@@ -107,9 +115,7 @@ def test_a_second_partition_finds_the_engine_warm(warehouse: Warehouse, home: Pa
 @pytest.mark.usefixtures("ray_head")
 def test_an_idle_engine_is_released(warehouse: Warehouse, home: Path) -> None:
     house = fresh(warehouse, home, idle_timeout_s=0.5)
-    write_lines(home, map(line, range(20)))
-    job = reversing(engine=Paced(window=32, batch=16, log=str(home / "idle")))
-    before = set(workers())
+    job, before = twenty_lines(home, "idle"), set(workers())
     run_partition(job, DAY, run_id="r", house=house)
     until(lambda: set(workers()) <= before, seconds=120)
 
@@ -119,9 +125,7 @@ def test_a_worker_that_came_for_a_plan_that_failed_is_free_again(
     warehouse: Warehouse, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house = fresh(warehouse, home, idle_timeout_s=0.5, lease_timeout_s=300)
-    write_lines(home, map(line, range(20)))
-    job = reversing(engine=Paced(window=32, batch=16, log=str(home / "in vain")))
-    before = set(workers())
+    job, before = twenty_lines(home, "in vain"), set(workers())
 
     def fail(*_: object) -> None:
         newcomer(before)
@@ -138,9 +142,7 @@ def test_a_plan_that_takes_longer_than_a_lease_is_carried_out(
     warehouse: Warehouse, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house = fresh(warehouse, home, lease_timeout_s=5)
-    write_lines(home, map(line, range(20)))
-    job = reversing(engine=Paced(window=32, batch=16, log=str(home / "long plan")))
-    before = set(workers())
+    job, before = twenty_lines(home, "long plan"), set(workers())
 
     def cut_late(*arguments: Any) -> Any:
         worker = newcomer(before)
