@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float32]
     Ints = npt.NDArray[np.int64]
 
-PRODUCTS: tuple[Products, ...] = ("bfloat16", "float32")
+PRODUCTS: tuple[Products, ...] = ("int8", "bfloat16", "float32")
 
 
 def brute_force(

@@ -1,10 +1,10 @@
 """The k items with the largest inner products with each query: exact, at the price of rough ones.
 
 Products are computed in the numbers that the machine is fastest with, a block of queries and
-items at a time, and how far they can be off is known. From the best of each run of items follows
-a score that the k-th best reaches at least; what cannot reach it is never looked at again, and
-the little that is left is computed anew in float64. So neither block sizes nor devices nor
-precision change a result, and the full matrix never exists.
+items at a time, and how far they can be off is known. Only the best of each run of items is kept
+of them: from these follows a score that the k-th best reaches at least, and most runs cannot
+reach it. The others are computed again in float32, and the little that is left in float64. So
+neither block sizes nor devices nor precision change a result, and the full matrix never exists.
 
 A score is the inner product in float64, rounded to float32; of equal scores the smaller item
 number comes first.
@@ -21,26 +21,34 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 __all__ = ["NO_ITEM", "ItemIndex", "Products"]
 
-Products = Literal["bfloat16", "float32"]
+Products = Literal["int8", "bfloat16", "float32"]
 Matrix = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 NO_ITEM = -1
 
-_LONGEST_RUN = 128
+_RUNS = 512
 _RUNS_FOR_EACH = 4
-"""Runs for each of the k wanted: with fewer, the bound that follows from their best is loose."""
-_MOST_ITEMS = 1 << 16
-_MOST_SCORES = {"cpu": 1 << 25, "cuda": 1 << 28}
-"""Scores that a thread holds at once: 64 MB of bfloat16 on CPU."""
-_MOST_QUERIES = {"cpu": 512, "cuda": 8192}
-_EXACT_ROWS = 1 << 12
-"""Products computed anew at once, so that they stay in a core's cache."""
-_TRIAL = (256, 8192)
+"""Runs at least, and for each of the k wanted: with fewer, the bound from their best is loose."""
+_QUERIES = {"cpu": 1 << 11, "cuda": 1 << 13}
+_FEWEST = 128
+"""Queries that are worth a thread's while."""
+_SCORES = {"cpu": 1 << 20, "cuda": 1 << 28}
+"""Rough scores that a thread holds at once; on CPU they stay in its cache."""
+_KEPT = {"cpu": 1 << 23, "cuda": 1 << 27}
+"""Scores computed again that a thread holds at once."""
+_EXACT_ROWS = 1 << 10
+"""Products computed in float64 at once, so that they stay in a core's cache."""
+_TRIAL = (2048, 512)
+_TRIES = 10
+_MORE_LEFT = {"int8": 1.3}
+"""How much quicker products must be to make up for what they leave to be computed again."""
 _UNIT = 2.0**-24
 """The largest relative error of rounding to float32."""
 _NOTHING = -(2**63)
@@ -73,21 +81,22 @@ class ItemIndex:
         if device == "cuda":
             # The bound on the errors counts on sums in float32.
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+            torch.backends.cuda.matmul.allow_tf32 = False
             threads = 1
-        else:
-            # Blocks are computed side by side, so that nothing is serial in between.
-            torch.set_num_threads(1)
         self._device = torch.device(device)
+        self._threads = threads
         self._k = k
         self._items, self._factors = vectors.shape
-        self.products: Products = products or _fastest(self._device, self._factors)
-        self._type: torch.dtype = getattr(torch, self.products)
-        self._bits = torch.int16 if self.products == "bfloat16" else torch.int32
+        # Blocks are computed side by side, so that nothing is serial in between; how many
+        # threads torch takes is said in each thread.
+        self._pool = ThreadPoolExecutor(threads, "overnight-top-k", torch.set_num_threads, (1,))
+        if products is None:
+            products = self._pool.submit(_fastest, self._device, self._factors).result()
+        self.products: Products = products
         # Beyond the sums' own errors: storing one in bfloat16; a margin covers what is computed
         # from these numbers.
-        self._rounding = 2**-7.9 if self.products == "bfloat16" else 2.0**-22
+        self._rounding = 2**-7.9 if self.products == "bfloat16" else 2.0**-21
         self._local = threading.local()
-        self._pool = ThreadPoolExecutor(threads, "overnight-top-k")
         self._keep(torch.from_numpy(np.array(vectors, np.float32, order="C")))
 
     def best(self, queries: Matrix, starts: Ints, excluded: Ints) -> tuple[Ints, Matrix]:
@@ -106,8 +115,8 @@ class ItemIndex:
         items = np.full((len(queries), self._k), NO_ITEM, np.int64)
         scores = np.full((len(queries), self._k), -np.inf, np.float32)
         kind = self._device.type
-        width = min(len(self._rough), _MOST_ITEMS)
-        step = max(1, min(_MOST_QUERIES[kind], _MOST_SCORES[kind] // width))
+        shares = max(_FEWEST, -(-len(queries) // self._threads))
+        step = max(1, min(shares, _QUERIES[kind], _SCORES[kind] // self._width))
 
         def work(first: int) -> None:
             last = min(first + step, len(queries))
@@ -126,112 +135,164 @@ class ItemIndex:
         """Put the longest vectors first, in runs, and say of each run how rough its numbers are."""
         import torch
 
+        least = max(_RUNS, _RUNS_FOR_EACH * self._k)
         self._run = 1
-        while self._run < _LONGEST_RUN and 2 * self._run * _RUNS_FOR_EACH * self._k <= self._items:
+        while 2 * self._run * least <= self._items:
             self._run *= 2
+        kind = self._device.type
+        self._width = max(1, _SCORES[kind] // _QUERIES[kind] // self._run) * self._run
         order = vectors.double().norm(dim=1).argsort(descending=True, stable=True)
-        padding = -self._items % self._run
-        exact = torch.cat([vectors[order], vectors.new_zeros(padding, self._factors)])
-        rough = exact.to(self._type)
-        off, length = _off_and_length(exact, rough)
+        self._padding = -self._items % self._run
+        exact = torch.cat([vectors[order], vectors.new_zeros(self._padding, self._factors)])
+        rough, scale = self._roughened(exact.view(-1, self._run * self._factors))
+        off, length = _off_and_length(exact, (rough * scale).view_as(exact))
         bounds = [part.view(-1, self._run).amax(1) for part in (off, length)]
+        self._bounds = torch.stack(bounds).float().to(self._device)
+        self._scale = scale[:, 0].to(self._device)
+        rough = self._numbers(rough.view_as(exact)).to(self._device)
+        self._exact = exact.to(self._device)
+        self._parts = [part.T for part in torch.split(rough, self._width)]
+        self._runs = [part.T for part in torch.split(self._exact, self._run)]
         place = torch.empty_like(order)
         place[order] = torch.arange(self._items)
-        self._exact, self._rough = exact.to(self._device), rough.to(self._device)
-        self._bounds = torch.stack(bounds).float().to(self._device)
         self._place = place.to(self._device)
-        self._number = torch.cat([order, order.new_zeros(padding)]).to(self._device)
+        self._number = torch.cat([order, order.new_zeros(self._padding)]).to(self._device)
+
+    def _roughened(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What stands for each row in products, in float32, and what to multiply these with."""
+        import torch
+
+        if self.products != "int8":
+            kind = getattr(torch, self.products)
+            return vectors.to(kind).float(), vectors.new_ones(len(vectors), 1)
+        scale = vectors.abs().amax(1, keepdim=True) / 127
+        scale = torch.where(scale > 0, scale, 1.0)
+        return (vectors / scale).round_().clamp_(-127, 127), scale
+
+    def _numbers(self, rough: torch.Tensor) -> torch.Tensor:
+        """Rough vectors as products take them."""
+        import torch
+
+        numbers = rough.to(getattr(torch, self.products))
+        # Of a single factor torch's product of int8 is wrong: its layout is ambiguous.
+        fill = -self._factors % 4 if self.products == "int8" else 0
+        return torch.nn.functional.pad(numbers, (0, fill))
 
     def _block(self, queries: Matrix, owner: Ints, excluded: Ints) -> tuple[Any, Any]:
         """`best` for a few queries: `owner` says whose each of `excluded` is."""
         import torch
 
         exact = torch.from_numpy(queries).to(self._device)
-        rough = exact.to(self._type)
-        off, length = _off_and_length(exact, rough)
+        rough, scale = self._roughened(exact)
         # |q.v - q~.v~| <= |q~||v - v~| + |q - q~||v|, and what summing and rounding add.
+        off, length = _off_and_length(exact, rough * scale)
         summing = 2 * (self._factors + 4) * _UNIT * length
         reach = torch.stack([length, off + summing], dim=1).float()
-        exact = exact.double()
         rows = torch.from_numpy(owner).to(self._device)
         places = self._place.index_select(0, torch.from_numpy(excluded).to(self._device))
-        keys = torch.full((len(queries), self._k), _NOTHING, device=self._device)
-        floor = torch.full((len(queries),), -torch.inf, device=self._device)
-        step = max(self._run, _MOST_ITEMS // self._run * self._run)
-        for first in range(0, len(self._rough), step):
-            last = min(first + step, len(self._rough))
-            scores = self._scores(len(queries), last - first)
-            torch.mm(rough, self._rough[first:last].T, out=scores)
-            inside = (places >= first) & (places < last)
-            hidden = (rows * (last - first) + places - first)[inside]
-            scores.view(-1).index_fill_(0, hidden, -torch.inf)
-            if last > self._items:
-                scores[:, self._items - first :] = -torch.inf
-            runs = slice(first // self._run, last // self._run)
-            row, place = self._survivors(scores, reach @ self._bounds[:, runs], floor)
-            found = self._keyed(exact, row, first + place)
-            keys = _top(torch.cat([keys, _in_rows(row, found, len(queries))], dim=1), self._k)
-            worst = keys[:, -1]
-            floor = torch.where(worst > _NOTHING, torch.maximum(floor, _score(worst)), floor)
-        return self._decoded(keys)
+        best = self._best_of_runs(self._numbers(rough), rows, places).mul_(scale).mul_(self._scale)
+        error = torch.addmm(best.abs(), reach, self._bounds, beta=self._rounding)
+        floor = _kth(best - error, self._k)
+        wanted = best + error >= floor[:, None]
+        asked = floor - (summing * self._bounds[1].amax()).float()
+        asked = (asked - asked.abs() * 2.0**-20).clamp_(min=torch.finfo(torch.float32).min)
+        keys = []
+        first = 0
+        full = wanted.sum(1).cumsum(0) * self._run // _KEPT[self._device.type]
+        for count in filter(None, full.bincount().tolist()):
+            some = slice(first, first + count)
+            mine = (rows >= first) & (rows < first + count)
+            keys.append(
+                self._keys(exact[some], asked[some], wanted[some], rows[mine] - first, places[mine])
+            )
+            first += count
+        return self._decoded(torch.cat(keys))
 
-    def _scores(self, rows: int, width: int) -> torch.Tensor:
-        """A place for rough scores, used again: new memory costs more than the sums."""
-        import torch
-
-        held = getattr(self._local, "scores", None)
-        if held is None or len(held) < rows * width:
-            held = torch.empty(rows * width, dtype=self._type, device=self._device)
-            self._local.scores = held
-        return held[: rows * width].view(rows, width)
-
-    def _survivors(
-        self, scores: torch.Tensor, errors: torch.Tensor, floor: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row and column of each score that may be among its row's k best.
+    def _best_of_runs(
+        self, queries: torch.Tensor, rows: torch.Tensor, places: torch.Tensor
+    ) -> torch.Tensor:
+        """The best product of each query in each run, (queries, runs), float32.
 
         Args:
-            scores: rough; minus infinity where nothing is wanted. Spoiled by this.
-            errors: how far the scores of each run can be off, (rows, runs).
-            floor: a score that each row's k-th best is known to reach.
+            queries: see `_numbers`.
+            rows: the query that each excluded item is excluded for.
+            places: where these items are.
         """
         import torch
 
-        # Integers of the same bits are in the order of the numbers, as long as none is negative;
-        # their maxima cost a tenth of those of bfloat16.
-        bits = scores.view(self._bits).view(len(scores), -1, self._run)
-        best = bits.amax(2)
-        widest = errors.amax(1)
-        floor = torch.maximum(floor, self._surely_reached(best.view(self._type), widest))
-        if bool((floor <= widest).any()):
-            _reorder(bits)
-            best = bits.amax(2)
-            sure = self._surely_reached(_reorder(best.clone()).view(self._type), widest)
-            floor = torch.maximum(floor, sure)
-        needed = floor[:, None] - errors
-        needed = needed.sub_(needed.abs().mul_(self._rounding)).to(self._type)
-        nothing = torch.tensor([-torch.inf], dtype=self._type, device=scores.device)
-        least = int(_reorder(nothing.view(self._bits))) + 1
-        asked = _reorder(needed.view(self._bits)).sub_(1).clamp_(min=least)
-        run = (best >= asked).view(-1).nonzero()[:, 0]
-        kept = bits.view(-1, self._run).index_select(0, run)
-        hits = _nonzero(kept >= asked.view(-1).index_select(0, run)[:, None])
-        place = run.index_select(0, hits // self._run) * self._run + hits % self._run
-        width = scores.shape[1]
-        return place // width, place % width
+        count = len(queries)
+        kind = _of_products(queries.dtype)
+        nothing = -(2**31) if kind == torch.int32 else -torch.inf
+        part = places // self._width
+        width = torch.where(part < len(self._parts) - 1, self._width, self._parts[-1].shape[1])
+        where = (rows * width + places % self._width).index_select(0, part.argsort())
+        hidden = torch.split(where, torch.bincount(part, minlength=len(self._parts)).tolist())
+        held = self._held("products", count * self._width, kind)
+        best = torch.empty(count, len(self._runs), device=self._device)
+        first = 0
+        for vectors, hide in zip(self._parts, hidden, strict=True):
+            products = held[: count * vectors.shape[1]].view(count, -1)
+            _multiply(queries, vectors, products)
+            products.view(-1).index_fill_(0, hide, nothing)
+            if self._padding and vectors is self._parts[-1]:
+                products[:, -self._padding :] = nothing
+            last = first + vectors.shape[1] // self._run
+            best[:, first:last] = products.view(count, -1, self._run).amax(2)
+            first = last
+        return best.masked_fill_(best == nothing, -torch.inf)
 
-    def _surely_reached(self, best: torch.Tensor, widest: torch.Tensor) -> torch.Tensor:
-        """What each row's k-th best score reaches, given the best of each run: runs differ."""
+    def _held(self, what: str, count: int, kind: torch.dtype) -> torch.Tensor:
+        """This thread's memory, used again: new memory costs more than the sums."""
         import torch
 
-        if best.shape[1] < self._k:
-            return torch.full((len(best),), -torch.inf, device=best.device)
-        if best.device.type == "cpu":
-            ordered = np.partition(best.float().numpy(), -self._k, axis=1)
-            worst = torch.from_numpy(ordered[:, -self._k])
-        else:
-            worst = best.float().topk(self._k, dim=1).values[:, -1]
-        return worst - worst.abs() * self._rounding - widest
+        held = getattr(self._local, what, None)
+        if held is None or len(held) < count:
+            held = torch.empty(count, dtype=kind, device=self._device)
+            setattr(self._local, what, held)
+        return held[:count]
+
+    def _keys(
+        self,
+        queries: torch.Tensor,
+        asked: torch.Tensor,
+        wanted: torch.Tensor,
+        rows: torch.Tensor,
+        places: torch.Tensor,
+    ) -> torch.Tensor:
+        """The k best of each query, as `_keyed` numbers them.
+
+        Args:
+            queries: (queries, factors).
+            asked: a score in float32 must be as high to be among them, (queries).
+            wanted: the runs in which some may be, (queries, runs).
+            rows: the query that each excluded item is excluded for.
+            places: where these items are.
+        """
+        import torch
+
+        count, runs = wanted.shape
+        run, row = _divided(_nonzero(wanted.T), count)
+        counts = torch.bincount(run, minlength=runs).tolist()
+        scores = self._held("scores", len(run) * self._run, torch.float32).view(-1, self._run)
+        asking = torch.split(queries.index_select(0, row), counts)
+        places_of = torch.split(scores, counts)
+        for vectors, some, out in zip(self._runs, asking, places_of, strict=True):
+            if len(some):
+                torch.mm(some, vectors, out=out)
+        if self._padding and counts[-1]:
+            scores[-counts[-1] :, -self._padding :] = -torch.inf
+        line = torch.full((count * runs,), -1, device=self._device)
+        line[row * runs + run] = torch.arange(len(run), device=self._device)
+        of, within = _divided(places, self._run)
+        lines = line.index_select(0, rows * runs + of)
+        hide = (lines * self._run + within)[lines >= 0]
+        scores.view(-1).index_fill_(0, hide, -torch.inf)
+        hits = _nonzero(scores >= asked.index_select(0, row)[:, None])
+        lines, within = _divided(hits, self._run)
+        row, order = row.index_select(0, lines).sort(stable=True)
+        place = (run.index_select(0, lines) * self._run + within).index_select(0, order)
+        found = _in_rows(row, self._keyed(queries.double(), row, place), count)
+        return _top(torch.nn.functional.pad(found, (0, self._k), value=_NOTHING), self._k)
 
     def _keyed(self, queries: torch.Tensor, row: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         """A number for each pair that says exact score and item, in the order of the result."""
@@ -265,10 +326,22 @@ def _off_and_length(exact: torch.Tensor, rough: torch.Tensor) -> tuple[torch.Ten
 
 def _reorder(bits: torch.Tensor) -> torch.Tensor:
     """Give floats' bits, in place, the order of the floats; doing it again takes it back."""
+    return bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))
+
+
+def _divided(numbers: torch.Tensor, by: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return numbers // by, numbers % by
+
+
+def _kth(values: torch.Tensor, k: int) -> torch.Tensor:
+    """The k-th largest of each row; minus infinity where there are fewer."""
     import torch
 
-    sign, rest = (15, 0x7FFF) if bits.dtype == torch.int16 else (31, 0x7FFFFFFF)
-    return bits.bitwise_xor_((bits >> sign).bitwise_and_(rest))
+    if values.shape[1] < k:
+        return torch.full((len(values),), -torch.inf, device=values.device)
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.partition(values.numpy(), -k, axis=1)[:, -k].copy())
+    return values.topk(k, dim=1).values[:, -1]
 
 
 def _score(keys: torch.Tensor) -> torch.Tensor:
@@ -309,19 +382,40 @@ def _top(keys: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def _fastest(device: torch.device, factors: int) -> Products:
-    """Which products take the least time here: bfloat16 needs hardware that knows it."""
+    """Which products take the least time here."""
     import torch
 
-    def seconds(name: Products) -> float:
-        kind = getattr(torch, name)
-        left = torch.ones(_TRIAL[0], factors, dtype=kind, device=device)
-        right = torch.ones(_TRIAL[1], factors, dtype=kind, device=device)
-        taken = []
-        for _ in range(4):
-            began = time.perf_counter()
-            float((left @ right.T)[0, 0])  # waits for a GPU too
-            taken.append(time.perf_counter() - began)
-        return min(taken)
+    names: tuple[Products, ...] = ("int8" if device.type == "cpu" else "bfloat16", "float32")
 
-    names: tuple[Products, ...] = ("bfloat16", "float32")
-    return min(names, key=seconds)
+    def trial(name: Products) -> Callable[[], float]:
+        kind = getattr(torch, name)
+        left, right = (torch.ones(size, factors, dtype=kind, device=device) for size in _TRIAL)
+        out = torch.empty(_TRIAL, dtype=_of_products(kind), device=device)
+
+        def seconds() -> float:
+            began = time.perf_counter()
+            _multiply(left, right.T, out)
+            float(out[0, 0])  # waits for a GPU too
+            return (time.perf_counter() - began) * _MORE_LEFT.get(name, 1.0)
+
+        return seconds
+
+    trials = [trial(name) for name in names]
+    taken = np.array([[seconds() for seconds in trials] for _ in range(_TRIES)])
+    return names[int(taken.min(axis=0).argmin())]
+
+
+def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
+    import torch
+
+    if left.dtype == torch.int8:
+        torch._int_mm(left, right, out=out)  # noqa: SLF001 - it has no other name
+    else:
+        torch.mm(left, right, out=out)
+
+
+def _of_products(kind: torch.dtype) -> torch.dtype:
+    """What products of such numbers are given in."""
+    import torch
+
+    return torch.int32 if kind == torch.int8 else kind

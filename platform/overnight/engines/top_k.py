@@ -40,8 +40,8 @@ _RESULT = pa.schema(
     ]
 )
 _STEP = pa.schema([(ROW, pa.int64()), (FAILURE, pa.string()), *_RESULT])
-# Among 50,000 items a row takes about 35 us of a core, and folding in as much again: a batch is
-# less than 0.2 s of a core's work.
+# Among 50,000 items a row takes about 100 us of a core, and folding in 35: a batch is less than
+# 0.3 s of a core's work.
 _SIZES = BatchSizes(batch_rows=2048, window_rows=8192)
 
 
