@@ -89,7 +89,7 @@ def test_more_items_than_fit_a_block_and_scores_below_zero_change_nothing(
     k=st.integers(1, 30),
     each=st.integers(0, 400),
     levels=st.sampled_from([1, 2, 3, 0]),
-    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+    scale=st.sampled_from([1e-41, 1e-6, 1.0, 1e6, 1e30]),
     products=st.sampled_from(PRODUCTS),
 )
 def test_ties_few_items_and_nothing_left_are_as_declared(

@@ -51,6 +51,8 @@ _MORE_LEFT = {"int8": 1.3}
 """How much quicker products must be to make up for what they leave to be computed again."""
 _UNIT = 2.0**-24
 """The largest relative error of rounding to float32."""
+_TINY = 2.0**-126
+"""A float32 below it may count as zero."""
 _NOTHING = -(2**63)
 
 
@@ -132,7 +134,7 @@ class ItemIndex:
         self._pool.shutdown()
 
     def _keep(self, vectors: torch.Tensor) -> None:
-        """Put the longest vectors first, in runs, and say of each run how rough its numbers are."""
+        """Put the longest vectors first, in runs, and say of each run how far it can be off."""
         import torch
 
         least = max(_RUNS, _RUNS_FOR_EACH * self._k)
@@ -191,10 +193,11 @@ class ItemIndex:
         rows = torch.from_numpy(owner).to(self._device)
         places = self._place.index_select(0, torch.from_numpy(excluded).to(self._device))
         best = self._best_of_runs(self._numbers(rough), rows, places).mul_(scale).mul_(self._scale)
-        error = torch.addmm(best.abs(), reach, self._bounds, beta=self._rounding)
+        tiny = 4 * self._factors * _TINY
+        error = torch.addmm(best.abs(), reach, self._bounds, beta=self._rounding).add_(tiny)
         floor = _kth(best - error, self._k)
         wanted = best + error >= floor[:, None]
-        asked = floor - (summing * self._bounds[1].amax()).float()
+        asked = floor - (summing * self._bounds[1].amax()).float() - tiny
         asked = (asked - asked.abs() * 2.0**-20).clamp_(min=torch.finfo(torch.float32).min)
         keys = []
         first = 0
