@@ -62,9 +62,8 @@ def said(home: Path) -> Path:
 
 
 @contextlib.contextmanager
-def dev(home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`overnight dev` while its UI answers; nothing may be left of it afterwards."""
-    port = free_port()
+def dev(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """`overnight dev` with its UI at a port; nothing may be left of it afterwards."""
     mark = str(home)
     with said(home).open("wb") as stderr:
         process = subprocess.Popen(
@@ -75,10 +74,6 @@ def dev(home: Path) -> Iterator[subprocess.Popen[bytes]]:
             stderr=stderr,
         )
     try:
-        page = wait_until_answering(f"http://127.0.0.1:{port}/server_info", process, 120)
-        assert "dagster_version" in page
-        assert (home / "ray.json").exists()
-        assert len(marked(mark)) > 3
         yield process
     finally:
         process.kill()
@@ -91,18 +86,33 @@ def dev(home: Path) -> Iterator[subprocess.Popen[bytes]]:
     assert not (home / "warehouse" / "postmaster.pid").exists()
 
 
+def part_of(process: subprocess.Popen[bytes], named: str, seconds: float) -> psutil.Process:
+    """The part of `overnight dev` with something in its command line, once it runs."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        for part in psutil.Process(process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if named in " ".join(part.cmdline()):
+                    return part
+        time.sleep(0.1)
+    pytest.fail(f"no {named} ran within {seconds} s")
+
+
 def test_dev_serves_the_ui_and_leaves_nothing_running_after_ctrl_c(home: Path) -> None:
-    with dev(home) as process:
+    port = free_port()
+    with dev(home, port) as process:
+        page = wait_until_answering(f"http://127.0.0.1:{port}/server_info", process, 120)
+        assert "dagster_version" in page
+        assert (home / "ray.json").exists()
+        assert len(marked(str(home))) > 3
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     assert "has ended" not in said(home).read_text()
 
 
 def test_dev_stops_and_says_which_part_of_it_has_ended(home: Path) -> None:
-    with dev(home) as process:
-        parts = {" ".join(part.cmdline()): part for part in psutil.Process(process.pid).children()}
-        [daemon] = [part for command, part in parts.items() if "/overnight daemon " in command]
-        daemon.kill()
+    with dev(home, free_port()) as process:
+        part_of(process, "/overnight daemon ", 120).kill()
         assert process.wait(60) == 1
     assert "Dagster's daemon has ended by SIGKILL: everything stops." in said(home).read_text()
 
