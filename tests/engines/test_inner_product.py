@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float32]
     Ints = npt.NDArray[np.int64]
 
+ROOT = Path(__file__).parents[2]
 PRODUCTS: tuple[Products, ...] = ("int8", "bfloat16", "float32")
 
 
@@ -128,6 +133,14 @@ def test_lengths_that_differ_by_a_thousand_change_nothing() -> None:
         items, scores = found(vectors, queries, starts, excluded, 20, products)
         np.testing.assert_array_equal(items, expected[0])
         np.testing.assert_array_equal(scores, expected[1])
+
+
+def test_a_cpu_that_gets_int8_wrong_is_found_out() -> None:
+    """oneDNN, told to use no more than AVX2, lets sums of int8 saturate."""
+    test = test_the_result_is_that_of_all_products_at_once.__name__
+    code = f"from {__name__} import {test}; {test}('int8')"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True)
 
 
 def test_what_is_fastest_here_is_found_out() -> None:

@@ -64,7 +64,8 @@ class ItemIndex:
         k: how many items to find, at least 1.
         threads: blocks computed at once on CPU.
         device: "cuda", "cpu", or "auto" for a GPU where there is one.
-        products: what to multiply in; None for what a trial shows to be fastest here.
+        products: what to multiply in; None for what a trial shows to be fastest here. It is
+            float32 where this CPU gets products of int8 wrong.
     """
 
     def __init__(
@@ -94,6 +95,8 @@ class ItemIndex:
         self._pool = ThreadPoolExecutor(threads, "overnight-top-k", torch.set_num_threads, (1,))
         if products is None:
             products = self._pool.submit(_fastest, self._device, self._factors).result()
+        if products == "int8" and not _int8_adds_up():
+            products = "float32"
         self.products: Products = products
         # Beyond the sums' own errors: storing one in bfloat16; a margin covers what is computed
         # from these numbers.
@@ -415,6 +418,16 @@ def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> Non
         torch._int_mm(left, right, out=out)  # noqa: SLF001 - it has no other name
     else:
         torch.mm(left, right, out=out)
+
+
+def _int8_adds_up() -> bool:
+    """Whether products of int8 are right here: on a CPU without VNNI, oneDNN lets sums saturate."""
+    import torch
+
+    most = torch.tensor([127, -127], dtype=torch.int8).repeat(16)[:, None].repeat(1, 64)
+    found = torch.empty(32, 32, dtype=torch.int32)
+    _multiply(most, most.T, found)
+    return torch.equal(found, most.int() @ most.int().T)
 
 
 def _of_products(kind: torch.dtype) -> torch.dtype:
