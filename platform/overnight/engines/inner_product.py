@@ -362,7 +362,7 @@ def _nonzero(mask: torch.Tensor) -> torch.Tensor:
 
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.view(-1).nonzero()[:, 0]
+    return mask.flatten().nonzero()[:, 0]
 
 
 def _in_rows(row: torch.Tensor, values: torch.Tensor, rows: int) -> torch.Tensor:
