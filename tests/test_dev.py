@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.support.waiting import until
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -86,16 +88,14 @@ def dev(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     assert not (home / "warehouse" / "postmaster.pid").exists()
 
 
-def part_of(process: subprocess.Popen[bytes], named: str, seconds: float) -> psutil.Process:
-    """The part of `overnight dev` with something in its command line, once it runs."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        for part in psutil.Process(process.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if named in " ".join(part.cmdline()):
-                    return part
-        time.sleep(0.1)
-    pytest.fail(f"no {named} ran within {seconds} s")
+def parts_of(process: subprocess.Popen[bytes], named: str) -> list[psutil.Process]:
+    """The parts of `overnight dev`, while it runs, with something in their command lines."""
+    assert process.poll() is None
+    found = []
+    for part in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [part] * (named in " ".join(part.cmdline()))
+    return found
 
 
 def test_dev_serves_the_ui_and_leaves_nothing_running_after_ctrl_c(home: Path) -> None:
@@ -112,7 +112,8 @@ def test_dev_serves_the_ui_and_leaves_nothing_running_after_ctrl_c(home: Path) -
 
 def test_dev_stops_and_says_which_part_of_it_has_ended(home: Path) -> None:
     with dev(home, free_port()) as process:
-        part_of(process, "/overnight daemon ", 120).kill()
+        [daemon] = until(lambda: parts_of(process, "/overnight daemon "), "no daemon", seconds=120)
+        daemon.kill()
         assert process.wait(60) == 1
     assert "Dagster's daemon has ended by SIGKILL: everything stops." in said(home).read_text()
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 FIRST, NEXT = dt.date(2026, 11, 19), dt.date(2026, 11, 20)
 _TEXTS, _TUNING_TEXTS = 600, 128
-_STEP_TOKENS = 8192
 _DOCUMENTS = 4_000
 _SHARE_CHANGED = 0.01
 _INDEXED, _ASKED, _NEAREST = 20_000, 300, 10
@@ -217,15 +216,17 @@ def bare_products() -> dict[str, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     from assets.documents import embedding_model
+    from overnight.engines.vllm import VllmSizes
 
+    tokens = VllmSizes().max_num_batched_tokens
     path = embedding_model.resolve().path
     config = AutoConfig.from_pretrained(path)
     texts = AutoTokenizer.from_pretrained(path)(chunks(_TEXTS))["input_ids"]
     wide, inner = config.hidden_size, config.intermediate_size
-    inputs = {width: torch.rand(_STEP_TOKENS, width) for width in (wide, inner)}
+    inputs = {width: torch.rand(tokens, width) for width in (wide, inner)}
     layer = ((wide, 3 * wide), (wide, wide), (wide, inner), (inner, wide))
     products = [
-        (inputs[width], torch.rand(width, height), torch.empty(_STEP_TOKENS, height))
+        (inputs[width], torch.rand(width, height), torch.empty(tokens, height))
         for width, height in layer * config.num_hidden_layers
     ]
 
@@ -234,7 +235,7 @@ def bare_products() -> dict[str, Any]:
             torch.mm(rows, weights, out=out)
 
     step()
-    steps = sum(map(len, texts)) / _STEP_TOKENS
+    steps = sum(map(len, texts)) / tokens
     began = time.perf_counter()
     for _ in range(round(steps)):
         step()

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overnight.engines.inner_product import NO_ITEM, ItemIndex, Products
+from overnight.engines.inner_product import NO_ITEM, ItemIndex
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from overnight.engines.rough_products import Products
 
     Matrix = npt.NDArray[np.float32]
     Ints = npt.NDArray[np.int64]

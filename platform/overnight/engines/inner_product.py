@@ -13,21 +13,21 @@ number comes first.
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from overnight.engines import rough_products
 
+if TYPE_CHECKING:
     import torch
 
-__all__ = ["NO_ITEM", "ItemIndex", "Products"]
+    from overnight.engines.rough_products import Products
 
-Products = Literal["int8", "bfloat16", "float32"]
+__all__ = ["NO_ITEM", "ItemIndex"]
+
 Matrix = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -38,17 +38,13 @@ _RUNS_FOR_EACH = 4
 """Runs at least, and for each of the k wanted: with fewer, the bound from their best is loose."""
 _QUERIES = {"cpu": 1 << 11, "cuda": 1 << 13}
 _FEWEST = 128
-"""Queries that are worth a thread's while."""
+"""Queries that a thread takes at once at most, and those that are worth its while."""
 _SCORES = {"cpu": 1 << 20, "cuda": 1 << 28}
 """Rough scores that a thread holds at once; on CPU they stay in its cache."""
 _KEPT = {"cpu": 1 << 23, "cuda": 1 << 27}
 """Scores computed again that a thread holds at once."""
 _EXACT_ROWS = 1 << 10
 """Products computed in float64 at once, so that they stay in a core's cache."""
-_TRIAL = (2048, 512)
-_TRIES = 10
-_MORE_LEFT = {"int8": 1.3}
-"""How much quicker products must be to make up for what they leave to be computed again."""
 _UNIT = 2.0**-24
 """The largest relative error of rounding to float32."""
 _TINY = 2.0**-126
@@ -94,8 +90,9 @@ class ItemIndex:
         # threads torch takes is said in each thread.
         self._pool = ThreadPoolExecutor(threads, "overnight-top-k", torch.set_num_threads, (1,))
         if products is None:
-            products = self._pool.submit(_fastest, self._device, self._factors).result()
-        if products == "int8" and not _int8_adds_up():
+            trial = self._pool.submit(rough_products.fastest, self._device, self._factors)
+            products = trial.result()
+        if products == "int8" and not rough_products.int8_adds_up():
             products = "float32"
         self.products: Products = products
         # Beyond the sums' own errors: storing one in bfloat16; a margin covers what is computed
@@ -149,12 +146,14 @@ class ItemIndex:
         order = vectors.double().norm(dim=1).argsort(descending=True, stable=True)
         self._padding = -self._items % self._run
         exact = torch.cat([vectors[order], vectors.new_zeros(self._padding, self._factors)])
-        rough, scale = self._roughened(exact.view(-1, self._run * self._factors))
-        off, length = _off_and_length(exact, (rough * scale).view_as(exact))
+        rough, scale = rough_products.roughened(
+            exact.view(-1, self._run * self._factors), self.products
+        )
+        off, length = rough_products.off_and_length(exact, (rough * scale).view_as(exact))
         bounds = [part.view(-1, self._run).amax(1) for part in (off, length)]
         self._bounds = torch.stack(bounds).float().to(self._device)
         self._scale = scale[:, 0].to(self._device)
-        rough = self._numbers(rough.view_as(exact)).to(self._device)
+        rough = rough_products.numbers(rough.view_as(exact), self.products).to(self._device)
         self._exact = exact.to(self._device)
         self._parts = [part.T for part in torch.split(rough, self._width)]
         self._runs = [part.T for part in torch.split(self._exact, self._run)]
@@ -163,43 +162,25 @@ class ItemIndex:
         self._place = place.to(self._device)
         self._number = torch.cat([order, order.new_zeros(self._padding)]).to(self._device)
 
-    def _roughened(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What stands for each row in products, in float32, and what to multiply these with."""
-        import torch
-
-        if self.products != "int8":
-            kind = getattr(torch, self.products)
-            return vectors.to(kind).float(), vectors.new_ones(len(vectors), 1)
-        scale = vectors.abs().amax(1, keepdim=True) / 127
-        scale = torch.where(scale > 0, scale, 1.0)
-        return (vectors / scale).round_().clamp_(-127, 127), scale
-
-    def _numbers(self, rough: torch.Tensor) -> torch.Tensor:
-        """Rough vectors as products take them."""
-        import torch
-
-        numbers = rough.to(getattr(torch, self.products))
-        # Of a single factor torch's product of int8 is wrong: its layout is ambiguous.
-        fill = -self._factors % 4 if self.products == "int8" else 0
-        return torch.nn.functional.pad(numbers, (0, fill))
-
     def _block(self, queries: Matrix, owner: Ints, excluded: Ints) -> tuple[Any, Any]:
         """`best` for a few queries: `owner` says whose each of `excluded` is."""
         import torch
 
         exact = torch.from_numpy(queries).to(self._device)
-        rough, scale = self._roughened(exact)
+        rough, scale = rough_products.roughened(exact, self.products)
         # |q.v - q~.v~| <= |q~||v - v~| + |q - q~||v|, and what summing and rounding add.
-        off, length = _off_and_length(exact, rough * scale)
+        off, length = rough_products.off_and_length(exact, rough * scale)
         summing = 2 * (self._factors + 4) * _UNIT * length
         reach = torch.stack([length, off + summing], dim=1).float()
         rows = torch.from_numpy(owner).to(self._device)
         places = self._place.index_select(0, torch.from_numpy(excluded).to(self._device))
-        best = self._best_of_runs(self._numbers(rough), rows, places).mul_(scale).mul_(self._scale)
+        asking = rough_products.numbers(rough, self.products)
+        best = self._best_of_runs(asking, rows, places).mul_(scale).mul_(self._scale)
         tiny = 4 * self._factors * _TINY
         error = torch.addmm(best.abs(), reach, self._bounds, beta=self._rounding).add_(tiny)
         floor = _kth(best - error, self._k)
         wanted = best + error >= floor[:, None]
+        # What an item of the k best has in float32 at least; the second line rounds down.
         asked = floor - (summing * self._bounds[1].amax()).float() - tiny
         asked = (asked - asked.abs() * 2.0**-20).clamp_(min=torch.finfo(torch.float32).min)
         keys = []
@@ -220,14 +201,14 @@ class ItemIndex:
         """The best product of each query in each run, (queries, runs), float32.
 
         Args:
-            queries: see `_numbers`.
+            queries: see `rough_products.numbers`.
             rows: the query that each excluded item is excluded for.
             places: where these items are.
         """
         import torch
 
         count = len(queries)
-        kind = _of_products(queries.dtype)
+        kind = rough_products.given_in(queries.dtype)
         nothing = -(2**31) if kind == torch.int32 else -torch.inf
         part = places // self._width
         width = torch.where(part < len(self._parts) - 1, self._width, self._parts[-1].shape[1])
@@ -238,7 +219,7 @@ class ItemIndex:
         first = 0
         for vectors, hide in zip(self._parts, hidden, strict=True):
             products = held[: count * vectors.shape[1]].view(count, -1)
-            _multiply(queries, vectors, products)
+            rough_products.multiply(queries, vectors, products)
             products.view(-1).index_fill_(0, hide, nothing)
             if self._padding and vectors is self._parts[-1]:
                 products[:, -self._padding :] = nothing
@@ -322,14 +303,6 @@ class ItemIndex:
         return items.cpu().numpy(), scores.cpu().numpy()
 
 
-def _off_and_length(exact: torch.Tensor, rough: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How far rough vectors are off, and the length of the longer one of each two (float64)."""
-    import torch
-
-    exact, rough = exact.double(), rough.double()
-    return (rough - exact).norm(dim=1), torch.maximum(exact.norm(dim=1), rough.norm(dim=1))
-
-
 def _reorder(bits: torch.Tensor) -> torch.Tensor:
     """Give floats' bits, in place, the order of the floats; doing it again takes it back."""
     return bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))
@@ -385,53 +358,3 @@ def _top(keys: torch.Tensor, k: int) -> torch.Tensor:
     if keys.device.type == "cpu":
         return torch.from_numpy(np.sort(keys.numpy(), axis=1)[:, : -k - 1 : -1].copy())
     return keys.topk(k, dim=1).values
-
-
-def _fastest(device: torch.device, factors: int) -> Products:
-    """Which products take the least time here."""
-    import torch
-
-    names: tuple[Products, ...] = ("int8" if device.type == "cpu" else "bfloat16", "float32")
-
-    def trial(name: Products) -> Callable[[], float]:
-        kind = getattr(torch, name)
-        left, right = (torch.ones(size, factors, dtype=kind, device=device) for size in _TRIAL)
-        out = torch.empty(_TRIAL, dtype=_of_products(kind), device=device)
-
-        def seconds() -> float:
-            began = time.perf_counter()
-            _multiply(left, right.T, out)
-            float(out[0, 0])  # waits for a GPU too
-            return (time.perf_counter() - began) * _MORE_LEFT.get(name, 1.0)
-
-        return seconds
-
-    trials = [trial(name) for name in names]
-    taken = np.array([[seconds() for seconds in trials] for _ in range(_TRIES)])
-    return names[int(taken.min(axis=0).argmin())]
-
-
-def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
-    import torch
-
-    if left.dtype == torch.int8:
-        torch._int_mm(left, right, out=out)  # noqa: SLF001 - it has no other name
-    else:
-        torch.mm(left, right, out=out)
-
-
-def _int8_adds_up() -> bool:
-    """Whether products of int8 are right here: on a CPU without VNNI, oneDNN lets sums saturate."""
-    import torch
-
-    most = torch.tensor([127, -127], dtype=torch.int8).repeat(16)[:, None].repeat(1, 64)
-    found = torch.empty(32, 32, dtype=torch.int32)
-    _multiply(most, most.T, found)
-    return torch.equal(found, most.int() @ most.int().T)
-
-
-def _of_products(kind: torch.dtype) -> torch.dtype:
-    """What products of such numbers are given in."""
-    import torch
-
-    return torch.int32 if kind == torch.int8 else kind
